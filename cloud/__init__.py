@@ -1,0 +1,1 @@
+"""The cloud's side: one target model commits tokens for many devices."""

@@ -1,0 +1,1 @@
+"""The device's side: drafts ahead, journals, serves the OpenAI API."""

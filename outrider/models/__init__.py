@@ -1,0 +1,1 @@
+"""Model files: bounds checks, configurations, vocabularies, conversions."""

@@ -1,0 +1,1 @@
+"""Fakes and fault tools that ship: shaping proxy, process supervisor, model inflation."""

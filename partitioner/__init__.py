@@ -1,0 +1,1 @@
+"""What runs where: profiles, cost model, solvers, run-time placement."""

@@ -1,0 +1,1 @@
+"""What both sides share: messages, state table, sampling, events, wire codec."""
