@@ -1,0 +1,117 @@
+"""The seam between the daemon's faces (HTTP, SDK, CLI) and what makes the answers."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import msgspec
+
+from outrider.protocol.sampling import SamplingParams
+from outrider.protocol.stream import StreamEvent
+
+Placement = Literal["auto", "edge", "cloud", "draft"]
+Fallback = Literal["wait", "local", "error"]
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateRequest:
+    """One request for `n` answers; already checked for types, not yet for the model."""
+
+    prompt: str | tuple[int, ...] | tuple[Mapping[str, Any], ...]
+    """Text, token ids, or chat messages (rendered with the target's template)."""
+    model: str = ""
+    """Empty: the default target."""
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    n: int = 1
+    max_tokens: int | None = None
+    """None: up to the context."""
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+    """None: 128 random bits, returned in `Started`."""
+    top_logprobs: int | None = None
+    """None: no logprobs; 0: of the chosen token; k: of the best k too."""
+    placement: Placement = "auto"
+    fallback: Fallback | None = None
+    """None: the daemon's setting."""
+    exact_required: bool = False
+    retract: bool = False
+    """The client takes `Provisional` and `Retract`; otherwise it sees final tokens only."""
+
+
+class ModelCard(msgspec.Struct, frozen=True):
+    id: str
+    created: int
+    """Unix seconds."""
+    role: Literal["target", "draft"]
+    context: int
+    vocabulary_digest: str
+    numeric_class: str
+
+
+class CloudStatus(msgspec.Struct, frozen=True):
+    address: str
+    state: Literal["connected", "connecting", "unreachable"]
+    rtt_ms: float | None
+    model: str | None
+    detail: str = ""
+
+
+class Status(msgspec.Struct, frozen=True):
+    """What `outrider status --json` prints; `schema` rises when a field changes meaning."""
+
+    schema: int
+    version: str
+    pid: int
+    listen: str
+    uptime_s: float
+    placement: Placement
+    draft: ModelCard | None
+    clouds: tuple[CloudStatus, ...]
+    requests_running: int
+    requests_queued: int
+    requests_total: int
+    tokens_total: int
+    hint_yield: float | None
+    acceptance_rate: float | None
+    loop_lag_p99_ms: float
+    events_address: str | None
+
+
+class RequestState(msgspec.Struct, frozen=True):
+    """One row of `outrider ps`, and `/outrider/v1/requests/{id}`."""
+
+    id: str
+    model: str
+    placement: str
+    state: Literal["queued", "running", "done"]
+    committed: tuple[int, ...]
+    """Committed tokens per choice."""
+
+
+class EdgeService(Protocol):
+    """Raises errors of `outrider.errors`; an error before the first event changes nothing."""
+
+    def generate(self, request: GenerateRequest) -> AsyncIterator[StreamEvent]:
+        """First `Started` per choice, then tokens, last `Done` per choice.
+
+        Closing the iterator cancels the work upstream and frees everything.
+        """
+        ...
+
+    def attach(self, request_id: str, positions: Sequence[int]) -> AsyncIterator[StreamEvent]:
+        """The rest of a running or just ended request, from a position per choice on."""
+        ...
+
+    def render(self, request: GenerateRequest) -> tuple[int, ...]:
+        """The prompt's token ids, by the target's tokenizer and chat template."""
+        ...
+
+    def detokenize(self, model: str, ids: Sequence[int]) -> bytes: ...
+
+    def models(self) -> tuple[ModelCard, ...]: ...
+
+    def requests(self) -> tuple[RequestState, ...]: ...
+
+    def status(self) -> Status: ...

@@ -1,0 +1,120 @@
+"""What all adapters do alike around their pass: bookkeeping, counters, tickets."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+from outrider.engine import EngineInfo, EngineStatistics, KvSegment, Picked, Span
+from outrider.engines.slots import Slots, check_pass
+from outrider.errors import LocalProtocolError
+from outrider.protocol.sampling import Sampling
+
+
+class BaseEngine(ABC):
+    """Subclasses give `_pass` and the slot hooks; this keeps tokens, tickets and counters.
+
+    `_pass` sees slots already cut to each span's base; when it raises, the slots
+    are cut to the base that they had in common with it, and nothing is appended.
+    """
+
+    def __init__(self, info: EngineInfo) -> None:
+        self._info = info
+        self._slots = Slots(info.max_slots)
+        self._tickets: dict[int, list[Picked]] = {}
+        self._issued = 0
+        self._passes = 0
+        self._rows = 0
+        self._padded_rows = 0
+        self._recheck_mismatches = 0
+
+    @property
+    def info(self) -> EngineInfo:
+        return self._info
+
+    @abstractmethod
+    def _pass(self, spans: Sequence[Span]) -> list[Picked]:
+        """Run the rows; `self._slots[n].tokens` holds the first `base` tokens of each slot."""
+
+    def _opened(self, number: int) -> None:  # noqa: B027
+        """Hook: a slot was opened."""
+
+    def _cut(self, number: int, length: int) -> None:  # noqa: B027
+        """Hook: forget the KV of a slot beyond `length` tokens."""
+
+    def _closed(self, number: int) -> None:  # noqa: B027
+        """Hook: a slot is about to be freed."""
+
+    def open(self, sampling: Sampling | None = None) -> int:
+        number = self._slots.open(sampling).number
+        self._opened(number)
+        return number
+
+    def close(self, slot: int) -> None:
+        self._slots[slot]
+        self._closed(slot)
+        self._slots.close(slot)
+
+    def length(self, slot: int) -> int:
+        return len(self._slots[slot].tokens)
+
+    def rewind(self, slot: int, length: int) -> None:
+        tokens = self._slots[slot].tokens
+        if not 0 <= length <= len(tokens):
+            raise LocalProtocolError(f"can not rewind to {length}: the slot holds {len(tokens)}")
+        if length < len(tokens):
+            del tokens[length:]
+            self._cut(slot, length)
+
+    def extend(self, spans: Sequence[Span]) -> list[Picked]:
+        check_pass(spans, self._slots, self._info)
+        if not spans:
+            return []
+        for span in spans:
+            self.rewind(span.slot, span.base)
+        picked = self._run(spans)
+        for span in spans:
+            self._slots[span.slot].tokens.extend(span.tokens)
+        self._passes += 1
+        self._rows += sum(len(span.tokens) for span in spans)
+        return picked
+
+    def _run(self, spans: Sequence[Span]) -> list[Picked]:
+        try:
+            return self._pass(spans)
+        except BaseException:
+            for span in spans:
+                self._cut(span.slot, span.base)
+            raise
+
+    def submit(self, spans: Sequence[Span]) -> int:
+        self._issued += 1
+        self._tickets[self._issued] = self.extend(spans)
+        return self._issued
+
+    def collect(self, ticket: int) -> list[Picked]:
+        try:
+            return self._tickets.pop(ticket)
+        except KeyError:
+            raise LocalProtocolError(f"ticket {ticket} was not issued, or is collected") from None
+
+    def keep(self, slot: int, base: int, path: Sequence[int]) -> None:
+        raise LocalProtocolError(f"engine {self._info.engine} takes chains only")
+
+    def export_kv(self, slot: int, start: int, stop: int) -> KvSegment:
+        raise LocalProtocolError(f"engine {self._info.engine} does not export KV")
+
+    def import_kv(self, slot: int, segment: KvSegment) -> None:
+        raise LocalProtocolError(f"engine {self._info.engine} does not import KV")
+
+    def statistics(self) -> EngineStatistics:
+        return EngineStatistics(
+            len(self._slots), self._passes, self._rows, self._padded_rows, self._recheck_mismatches
+        )
+
+    def check_integrity(self) -> None:
+        self._slots.check_integrity()
+
+    def shutdown(self) -> None:
+        for slot in list(self._slots):
+            self.close(slot.number)

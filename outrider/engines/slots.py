@@ -1,0 +1,163 @@
+"""Slot bookkeeping that every engine shares: who is open, which tokens, what a span may do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from outrider.engine import EngineInfo, Picked, Span
+from outrider.errors import ContextExceeded, EngineFull, InvalidRequest, LocalProtocolError
+from outrider.protocol.sampling import (
+    GREEDY,
+    Sampling,
+    Tally,
+    choose,
+    logprobs,
+    prepare,
+    rank,
+)
+
+_NO_SAMPLING = Sampling(GREEDY, seed=0)
+
+
+@dataclass(slots=True)
+class Slot:
+    """One sequence: its tokens stand here, its KV in the engine."""
+
+    number: int
+    sampling: Sampling
+    tokens: list[int] = field(default_factory=list)
+
+
+class Slots:
+    """The table of open slots. Numbers are reused, lowest first."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._open: dict[int, Slot] = {}
+        self._free = list(range(limit - 1, -1, -1))
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def __iter__(self) -> Iterator[Slot]:
+        return iter(self._open.values())
+
+    def __getitem__(self, number: int) -> Slot:
+        try:
+            return self._open[number]
+        except KeyError:
+            raise LocalProtocolError(f"slot {number} is not open") from None
+
+    def open(self, sampling: Sampling | None) -> Slot:
+        if not self._free:
+            raise EngineFull(
+                f"all {self.limit} slots are in use",
+                effect="the sequence was not started",
+                todo="wait for one to end, or start the engine with more slots",
+            )
+        slot = Slot(self._free.pop(), sampling or _NO_SAMPLING)
+        self._open[slot.number] = slot
+        return slot
+
+    def close(self, number: int) -> None:
+        self[number]
+        del self._open[number]
+        self._free.append(number)
+        self._free.sort(reverse=True)
+
+    def check_integrity(self) -> None:
+        assert len(self._open) + len(self._free) == self.limit
+        assert not set(self._open) & set(self._free)
+        assert all(number == slot.number for number, slot in self._open.items())
+
+
+def check_pass(spans: Sequence[Span], slots: Slots, info: EngineInfo) -> None:
+    """Refuse a pass that can not run, before any slot changes."""
+    numbers = [span.slot for span in spans]
+    if len(set(numbers)) != len(numbers):
+        raise LocalProtocolError("a slot stands twice in one pass")
+    if sum(len(span.tokens) for span in spans) > info.max_rows:
+        raise LocalProtocolError(f"a pass holds at most {info.max_rows} rows")
+    for span in spans:
+        _check_span(span, slots[span.slot], info)
+
+
+def _check_span(span: Span, slot: Slot, info: EngineInfo) -> None:
+    if not 0 <= span.base <= len(slot.tokens):
+        raise LocalProtocolError(
+            f"base {span.base} lies beyond the slot's {len(slot.tokens)} tokens"
+        )
+    if not span.tokens or not 0 <= span.first < len(span.tokens):
+        raise LocalProtocolError("a span needs a row, and one that gives a choice")
+    if span.base + len(span.tokens) > info.context:
+        raise ContextExceeded(
+            f"{span.base + len(span.tokens)} tokens do not fit the context of {info.context}",
+            effect="the pass was not run",
+            todo="shorten the prompt or the answer",
+        )
+    if min(span.tokens) < 0 or max(span.tokens) >= info.vocabulary_size:
+        raise InvalidRequest(
+            f"a token id lies outside 0 to {info.vocabulary_size - 1}", param="prompt"
+        )
+    _check_tree(span, info)
+
+
+def _check_tree(span: Span, info: EngineInfo) -> None:
+    if span.parents is None:
+        return
+    if not info.trees:
+        raise LocalProtocolError(f"engine {info.engine} takes chains only")
+    if len(span.parents) != len(span.tokens):
+        raise LocalProtocolError("a tree names one parent per row")
+    if any(parent is not None and not 0 <= parent < i for i, parent in enumerate(span.parents)):
+        raise LocalProtocolError("a row's parent must come before it")
+
+
+def path_to(span: Span, row: int) -> list[int]:
+    """Tokens from below `base` down to `row`, the row's own included."""
+    if span.parents is None:
+        return list(span.tokens[: row + 1])
+    path = []
+    at: int | None = row
+    while at is not None:
+        path.append(span.tokens[at])
+        at = span.parents[at]
+    return path[::-1]
+
+
+def pick(span: Span, slot: Slot, scores: NDArray[np.floating]) -> Picked:
+    """The plain way from scores to `Picked`; `slot.tokens` still ends at `span.base`.
+
+    `scores`: unprocessed, shape [rows from first on, vocabulary_size].
+    """
+    rows = range(span.first, len(span.tokens))
+    prepared = [_prepared(span, slot, row, scores[row - span.first]) for row in rows]
+    depths = [len(path_to(span, row)) for row in rows] if span.parents else [r + 1 for r in rows]
+    places = [span.base + depth for depth in depths]
+    ids = tuple(choose(p, slot.sampling, at) for p, at in zip(prepared, places, strict=True))
+    if span.want == "logprobs":
+        found = tuple(logprobs(scores[i], ids[i], span.top_n) for i in range(len(ids)))
+        return Picked(ids, logprobs=found)
+    if span.want == "children":
+        pairs = zip(prepared, places, strict=True)
+        return Picked(
+            ids, children=tuple(rank(p, slot.sampling, at, span.top_n) for p, at in pairs)
+        )
+    if span.want == "scores":
+        return Picked(ids, scores=scores.astype(np.float32))
+    return Picked(ids)
+
+
+def _prepared(
+    span: Span, slot: Slot, row: int, scores: NDArray[np.floating]
+) -> NDArray[np.float64]:
+    if not slot.sampling.params.penalised:
+        return prepare(scores, slot.sampling, None)
+    tally = Tally(slot.sampling.prompt_length)
+    tally.extend(slot.tokens)
+    tally.extend(path_to(span, row))
+    return prepare(scores, slot.sampling, tally)

@@ -1,0 +1,419 @@
+"""Position-keyed sampling: the next token as a pure function of scores, seed and position.
+
+Token t of choice n is `argmax over v in allowed(t) of s(t, v) + G(seed, n, t, v)`
+where `s` are the processed scores and `G` is standard Gumbel noise from a
+counter-based generator. This samples exactly from the processed distribution
+(Gumbel-max; Maddison et al. 2014), and whoever knows the seed computes the same
+noise, so a drafter proposes under the noise that the target will use
+(drafter-invariant coupling, arXiv 2408.07978).
+
+Order of processing: repetition, presence and frequency penalties; logit bias;
+temperature; top-k; top-p; min-p. Temperature 0 is plain argmax after penalties
+and bias. Ties go to the lowest id. Everything from the scores on is float64;
+the generator's integers are bit-equal everywhere.
+
+No I/O, no engine: numpy alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from outrider.errors import EngineFailed, InvalidRequest
+
+Floats = NDArray[np.float64]
+Ids = NDArray[np.int64]
+
+VERSION = 1
+"""Changes whenever any seed would give another text; part of the numeric class."""
+
+MAX_NOISE = -math.log(-math.log1p(-(2.0**-53)))
+"""The largest Gumbel value 52 bits can give: u = 1 - 2^-53, about 36.74."""
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How one token is chosen. Checked on construction; raises `InvalidRequest`."""
+
+    temperature: float = 1.0
+    """0 is greedy; else scores are divided by it."""
+    top_k: int | None = None
+    """Keep the k best; None keeps all."""
+    top_p: float = 1.0
+    """Keep the smallest set of best tokens whose probability reaches this."""
+    min_p: float = 0.0
+    """Keep tokens of at least this share of the best token's probability."""
+    repetition_penalty: float = 1.0
+    """Divides positive and multiplies negative scores of tokens seen in prompt or answer (CTRL)."""
+    presence_penalty: float = 0.0
+    """Subtracted once from the score of a token already in the answer."""
+    frequency_penalty: float = 0.0
+    """Subtracted once per occurrence in the answer."""
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    """(token id, added score) pairs."""
+
+    def __post_init__(self) -> None:
+        _check("temperature", self.temperature, 0.0, 100.0)
+        _check("top_p", self.top_p, 0.0, 1.0)
+        _check("min_p", self.min_p, 0.0, 1.0)
+        _check("repetition_penalty", self.repetition_penalty, 0.01, 100.0)
+        _check("presence_penalty", self.presence_penalty, -100.0, 100.0)
+        _check("frequency_penalty", self.frequency_penalty, -100.0, 100.0)
+        if self.top_k is not None and self.top_k < 1:
+            raise _refused("top_k", self.top_k, "1 or more, or absent")
+        if self.top_p == 0.0:
+            raise _refused("top_p", self.top_p, "above 0, at most 1")
+        for _, bias in self.logit_bias:
+            _check("logit_bias", bias, -1000.0, 1000.0)
+        if len({token for token, _ in self.logit_bias}) != len(self.logit_bias):
+            raise _refused("logit_bias", "a repeated id", "each id once")
+
+    @property
+    def greedy(self) -> bool:
+        return self.temperature == 0.0
+
+    @property
+    def penalised(self) -> bool:
+        """Whether the tokens so far change the scores."""
+        return (
+            self.repetition_penalty != 1.0
+            or self.presence_penalty != 0.0
+            or self.frequency_penalty != 0.0
+        )
+
+
+def _check(name: str, value: float, low: float, high: float) -> None:
+    if not (math.isfinite(value) and low <= value <= high):
+        raise _refused(name, value, f"{low:g} to {high:g}")
+
+
+def _refused(name: str, value: object, wanted: str) -> InvalidRequest:
+    return InvalidRequest(
+        f"{name} can not be {value}",
+        param=name,
+        why=f"it must be {wanted}",
+        effect="the request was not started",
+    )
+
+
+GREEDY = SamplingParams(temperature=0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """All that fixes a choice's text beside the target and the prompt."""
+
+    params: SamplingParams
+    seed: int
+    """0 to 2^128 - 1."""
+    choice: int = 0
+    prompt_length: int = 0
+    """Tokens before the answer; presence and frequency count from here."""
+    key: tuple[int, int, int, int] = field(init=False, repr=False, compare=False)
+    """Two Philox key words and two counter words; written here from seed and choice."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**128:
+            raise _refused("seed", "out of range", "0 to 2^128 - 1")
+        object.__setattr__(self, "key", derive_key(self.seed, self.choice))
+
+
+def derive_key(seed: int, choice: int) -> tuple[int, int, int, int]:
+    """128 bits as four words: SHA-256 over a label, the seed and the choice."""
+    message = b"outrider gumbel 1" + seed.to_bytes(16, "little") + choice.to_bytes(4, "little")
+    words = np.frombuffer(hashlib.sha256(message).digest()[:16], dtype="<u4")
+    return int(words[0]), int(words[1]), int(words[2]), int(words[3])
+
+
+# --- the generator -----------------------------------------------------------------------------
+
+_LOW = np.uint64(0xFFFFFFFF)
+_SHIFT = np.uint64(32)
+_M0, _M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
+_W0, _W1 = 0x9E3779B9, 0xBB67AE85
+
+
+def philox4x32(
+    counter: Sequence[NDArray[np.uint64] | int], key: tuple[int, int]
+) -> tuple[NDArray[np.uint64], ...]:
+    """Philox4x32-10 (Salmon et al., SC'11) on arrays of 32-bit words held in uint64."""
+    c0, c1, c2, c3 = (np.asarray(word, dtype=np.uint64) for word in counter)
+    for turn in range(10):
+        k0 = np.uint64((key[0] + turn * _W0) & 0xFFFFFFFF)
+        k1 = np.uint64((key[1] + turn * _W1) & 0xFFFFFFFF)
+        p0, p1 = c0 * _M0, c2 * _M1
+        c0, c1, c2, c3 = (p1 >> _SHIFT) ^ c1 ^ k0, p1 & _LOW, (p0 >> _SHIFT) ^ c3 ^ k1, p0 & _LOW
+    return c0, c1, c2, c3
+
+
+def uniforms(key: tuple[int, int, int, int], position: int, ids: Ids) -> Floats:
+    """u in (0, 1) for each id at an absolute position: (k + 1/2) 2^-52 with 52 random bits k."""
+    counter = (ids.astype(np.uint64), position, key[2], key[3])
+    x0, x1, _, _ = philox4x32(counter, (key[0], key[1]))
+    bits = (x0 << np.uint64(20)) | (x1 >> np.uint64(12))
+    return (bits.astype(np.float64) + 0.5) * 2.0**-52
+
+
+def noise(key: tuple[int, int, int, int], position: int, ids: Ids) -> Floats:
+    """Standard Gumbel noise for each id, float64."""
+    result: Floats = -np.log(-np.log(uniforms(key, position, ids)))
+    return result
+
+
+# --- scores ------------------------------------------------------------------------------------
+
+
+def penalise(
+    scores: Floats, params: SamplingParams, seen: Mapping[int, int], said: Mapping[int, int]
+) -> Floats:
+    """Penalties and bias. `seen`: counts in prompt and answer; `said`: in the answer alone."""
+    result = scores.copy()
+    if params.repetition_penalty != 1.0 and seen:
+        ids = np.fromiter(seen, dtype=np.int64)
+        part = result[ids]
+        factor = params.repetition_penalty
+        result[ids] = np.where(part > 0, part / factor, part * factor)
+    if said:
+        ids = np.fromiter(said, dtype=np.int64)
+        counts = np.fromiter(said.values(), dtype=np.float64)
+        result[ids] -= params.presence_penalty + params.frequency_penalty * counts
+    for token, bias in params.logit_bias:
+        if token < len(result):
+            result[token] += bias
+    return result
+
+
+def allowed(scores: Floats, params: SamplingParams) -> tuple[Ids, Floats]:
+    """Ids that may be chosen, ascending, and their scores over temperature.
+
+    `scores` are penalised; temperature is above 0.
+    """
+    scaled = scores / params.temperature
+    ids = _candidates(scaled, params)
+    order = np.lexsort((ids, -scaled[ids]))
+    ids = ids[order]
+    if params.top_k is not None:
+        ids = ids[: params.top_k]
+    probabilities = _probabilities(scaled, ids, params)
+    if params.top_p < 1.0:
+        reached = np.cumsum(probabilities)
+        keep = int(np.searchsorted(reached, params.top_p)) + 1
+        ids, probabilities = ids[:keep], probabilities[:keep]
+    if params.min_p > 0.0:
+        ids = ids[probabilities >= params.min_p * probabilities[0]]
+    ids = np.sort(ids)
+    return ids, scaled[ids]
+
+
+_FIRST_TRY = 128
+
+
+def _candidates(scaled: Floats, params: SamplingParams) -> Ids:
+    """A superset of the allowed ids, small where that is cheap to prove.
+
+    The best `k` by value, all ties of the last one included, hold the allowed
+    set when k covers top-k, or when their share of the whole already reaches top-p.
+    """
+    size = len(scaled)
+    everything: Ids = np.arange(size, dtype=np.int64)
+    if params.top_k is not None:
+        return everything if params.top_k >= size else _best(scaled, params.top_k)
+    if params.top_p == 1.0 or size <= _FIRST_TRY:
+        return everything
+    best = _best(scaled, _FIRST_TRY)
+    weights = np.exp(scaled - scaled.max())
+    if float(weights[best].sum()) >= float(weights.sum()) * (params.top_p + 1e-9):
+        return best
+    return everything
+
+
+def _best(scaled: Floats, k: int) -> Ids:
+    threshold = np.partition(scaled, len(scaled) - k)[len(scaled) - k]
+    result: Ids = np.flatnonzero(scaled >= threshold)
+    return result
+
+
+def _probabilities(scaled: Floats, ids: Ids, params: SamplingParams) -> Floats:
+    """Softmax over what top-k left: the k best, or the whole vocabulary."""
+    top = float(scaled[ids[0]])
+    weights: Floats = np.exp(scaled[ids] - top)
+    whole = weights if params.top_k is not None else np.exp(scaled - top)
+    return weights / float(whole.sum())
+
+
+def finite(scores: NDArray[np.floating]) -> Floats:
+    """Float64 copy of one row of scores; NaN, +inf or nothing above -inf raise `EngineFailed`."""
+    wide = scores.astype(np.float64)
+    best = wide.max() if len(wide) else -np.inf
+    if not math.isfinite(float(best)):
+        raise EngineFailed(
+            "the model gave scores that are not finite",
+            why="a NaN or an infinity came out of the last layer",
+            effect="the token was not chosen",
+        )
+    return wide
+
+
+# --- the choice --------------------------------------------------------------------------------
+
+
+def choose(scores: Floats, sampling: Sampling, position: int) -> int:
+    """The token at `position` from penalised scores, shape [V]."""
+    if sampling.params.greedy:
+        return int(np.argmax(scores))
+    ids, scaled = allowed(scores, sampling.params)
+    ids, scaled = _contenders(ids, scaled)
+    return int(ids[np.argmax(scaled + noise(sampling.key, position, ids))])
+
+
+def rank(scores: Floats, sampling: Sampling, position: int, k: int) -> tuple[int, ...]:
+    """The k best ids under score plus noise, best first: children of a draft tree."""
+    if sampling.params.greedy:
+        ids, keyed = np.arange(len(scores), dtype=np.int64), scores
+    else:
+        ids, scaled = allowed(scores, sampling.params)
+        keyed = scaled + noise(sampling.key, position, ids)
+    order = np.lexsort((ids, -keyed))[:k]
+    return tuple(int(ids[i]) for i in order)
+
+
+def _contenders(ids: Ids, scaled: Floats) -> tuple[Ids, Floats]:
+    """Drop ids whose score plus the largest noise can not reach the best plus the least noise."""
+    least = -math.log(53 * math.log(2.0))
+    keep = scaled + MAX_NOISE >= scaled.max() + least
+    return ids[keep], scaled[keep]
+
+
+@dataclass(slots=True)
+class Tally:
+    """Token counts of one choice, grown along a path; only penalties need it."""
+
+    prompt_length: int
+    seen: dict[int, int] = field(default_factory=dict)
+    said: dict[int, int] = field(default_factory=dict)
+    length: int = 0
+
+    def add(self, token: int) -> None:
+        self.seen[token] = self.seen.get(token, 0) + 1
+        if self.length >= self.prompt_length:
+            self.said[token] = self.said.get(token, 0) + 1
+        self.length += 1
+
+    def extend(self, tokens: Sequence[int]) -> None:
+        for token in tokens:
+            self.add(token)
+
+    def copy(self) -> Tally:
+        return Tally(self.prompt_length, dict(self.seen), dict(self.said), self.length)
+
+
+def prepare(row: NDArray[np.floating], sampling: Sampling, tally: Tally | None) -> Floats:
+    """Unprocessed scores, shape [V], to penalised float64 scores."""
+    scores = finite(row)
+    if tally is not None:
+        return penalise(scores, sampling.params, tally.seen, tally.said)
+    if sampling.params.logit_bias:
+        return penalise(scores, sampling.params, {}, {})
+    return scores
+
+
+def pick_path(
+    rows: NDArray[np.floating],
+    sampling: Sampling,
+    history: Sequence[int],
+    tokens: Sequence[int],
+    first: int = 0,
+) -> tuple[int, ...]:
+    """The choice after each of `tokens[first:]`, a chain that follows `history`.
+
+    `rows`: unprocessed scores, shape [len(tokens) - first, V]; row i is the
+    model's output after `history + tokens[: first + i + 1]`, and its choice stands
+    at position `len(history) + first + i + 1`. Penalties of row i count the chain
+    up to and including its own token.
+    """
+    tally = _tally(sampling, history, tokens[:first])
+    chosen = []
+    for i, token in enumerate(tokens[first:]):
+        if tally is not None:
+            tally.add(token)
+        scores = prepare(rows[i], sampling, tally)
+        chosen.append(choose(scores, sampling, len(history) + first + i + 1))
+    return tuple(chosen)
+
+
+def _tally(sampling: Sampling, *parts: Sequence[int]) -> Tally | None:
+    if not sampling.params.penalised:
+        return None
+    tally = Tally(sampling.prompt_length)
+    for part in parts:
+        tally.extend(part)
+    return tally
+
+
+# --- the plain twin ----------------------------------------------------------------------------
+
+
+def processed(row: Floats, params: SamplingParams) -> Floats:
+    """Processed distribution over the vocabulary, shape [V], written plainly; for tests.
+
+    `row` are penalised scores. Zero outside the allowed set; sums to one.
+    """
+    result = np.zeros(len(row))
+    if params.greedy:
+        result[int(np.argmax(row))] = 1.0
+        return result
+    ids, scaled = allowed_plain(row, params)
+    weights = np.exp(scaled - scaled.max())
+    result[ids] = weights / weights.sum()
+    return result
+
+
+def allowed_plain(row: Floats, params: SamplingParams) -> tuple[Ids, Floats]:
+    """`allowed` without shortcuts: sort everything, then cut three times."""
+    scaled = row / params.temperature
+    ids = np.lexsort((np.arange(len(row)), -scaled))[: params.top_k]
+    weights = np.exp(scaled[ids] - scaled[ids[0]])
+    probabilities = weights / weights.sum()
+    if params.top_p < 1.0:
+        keep = int(np.searchsorted(np.cumsum(probabilities), params.top_p)) + 1
+        ids, probabilities = ids[:keep], probabilities[:keep]
+    ids = ids[probabilities >= params.min_p * probabilities[0]]
+    ids = np.sort(ids)
+    return ids, scaled[ids]
+
+
+def choose_plain(row: Floats, sampling: Sampling, position: int) -> int:
+    """`choose` with noise for the whole vocabulary."""
+    if sampling.params.greedy:
+        return int(np.argmax(row))
+    ids, scaled = allowed_plain(row, sampling.params)
+    keyed = np.full(len(row), -np.inf)
+    keyed[ids] = scaled + noise(sampling.key, position, np.arange(len(row)))[ids]
+    return int(np.argmax(keyed))
+
+
+# --- logprobs ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """Log-softmax of the unprocessed scores: of the chosen id, and the best `top` ids."""
+
+    chosen: float
+    top: tuple[tuple[int, float], ...]
+
+
+def logprobs(row: NDArray[np.floating], chosen: int, top_n: int) -> TokenLogprobs:
+    """Natural logarithms, float64; `top` best first, ties to the lowest id."""
+    scores = finite(row)
+    best = scores.max()
+    normal = scores - (best + math.log(float(np.exp(scores - best).sum())))
+    ids = _best(normal, min(top_n, len(normal))) if top_n else np.empty(0, dtype=np.int64)
+    ids = ids[np.lexsort((ids, -normal[ids]))][:top_n]
+    return TokenLogprobs(float(normal[chosen]), tuple((int(i), float(normal[i])) for i in ids))

@@ -1,0 +1,122 @@
+"""What a caller of the edge sees: one typed union from the session to HTTP, SDK and TUI.
+
+Positions count tokens of the answer from 0. `Token` is committed and final;
+`Provisional` may be taken back by `Retract`; after `Forked` tokens are the small
+model's own and final, and no identity is claimed for them.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+Source = Literal["cloud", "accepted", "corrected", "bonus", "edge"]
+"""Who produced a token: the target alone; a draft the target agreed with; the target against
+a draft; the target after all drafts held; the small model alone."""
+
+FinishReason = Literal["stop", "length", "cancelled", "error"]
+
+
+class _Base(msgspec.Struct, frozen=True, tag=True, tag_field="type", kw_only=True):
+    choice: int = 0
+
+
+class Started(_Base, frozen=True, tag="started"):
+    request: str
+    model: str
+    placement: str
+    seed: str
+    """Decimal: whoever holds it and the parameters can make the text again."""
+    exact: bool
+    numeric_class: str
+    prompt_tokens: int
+
+
+class Logprob(msgspec.Struct, frozen=True):
+    id: int
+    bytes: bytes
+    logprob: float
+
+
+class Token(_Base, frozen=True, tag="token"):
+    """Committed. `text` may be empty while a UTF-8 character is incomplete."""
+
+    position: int
+    id: int
+    text: str
+    source: Source
+    t_ms: float
+    logprob: float | None = None
+    top_logprobs: tuple[Logprob, ...] = ()
+
+
+class Provisional(_Base, frozen=True, tag="provisional"):
+    """Shown while the cloud is away; not final."""
+
+    position: int
+    id: int
+    text: str
+    t_ms: float
+
+
+class Retract(_Base, frozen=True, tag="retract"):
+    """Forget provisional tokens from `position` on."""
+
+    position: int
+
+
+class Forked(_Base, frozen=True, tag="forked"):
+    """From `position` on the answer is the small model's."""
+
+    position: int
+    model: str
+    reason: str
+
+
+class Waiting(_Base, frozen=True, tag="waiting"):
+    """Nothing new, and why (`reconnecting`, `queued`); clients keep the connection open."""
+
+    reason: str
+
+
+class Speculation(msgspec.Struct, frozen=True):
+    """Per choice; names as in vLLM's `metrics.speculative_decoding`."""
+
+    num_spec_steps: int = 0
+    """Passes with at least one hint row."""
+    num_draft_tokens: int = 0
+    """Hint rows verified."""
+    num_accepted_draft_tokens: int = 0
+    stale_draft_tokens: int = 0
+    """Sent, but dropped unverified."""
+    sent_draft_tokens: int = 0
+    passes: int = 0
+    acceptance_histogram: tuple[int, ...] = ()
+    """Entry i: spec steps in which exactly i hint rows were accepted."""
+    discarded_target_tokens: int = 0
+    """Committed by the target beyond a stop string, and thrown away."""
+
+
+class Done(_Base, frozen=True, tag="done"):
+    finish_reason: FinishReason
+    completion_tokens: int
+    prompt_tokens: int
+    speculation: Speculation
+    exact: bool
+    mixed_from: int | None
+    """Position of the first token that is not the target's; None when all are."""
+    class_changed_at: tuple[int, ...]
+    queue_ms: float
+    prefill_ms: float
+    total_ms: float
+    ttft_ms: float
+    rtt_ms: float | None
+    bytes_up: int
+    bytes_down: int
+    energy_j: float | None = None
+    energy_kind: Literal["measured", "estimated", "none"] = "none"
+    error: str | None = None
+
+
+StreamEvent = Started | Token | Provisional | Retract | Forked | Waiting | Done
