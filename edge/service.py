@@ -4,15 +4,29 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
-
-import msgspec
+from typing import Any, Protocol
 
 from outrider.protocol.sampling import SamplingParams
+from outrider.protocol.status import (
+    CloudStatus,
+    Fallback,
+    ModelCard,
+    Placement,
+    RequestState,
+    Status,
+)
 from outrider.protocol.stream import StreamEvent
 
-Placement = Literal["auto", "edge", "cloud", "draft"]
-Fallback = Literal["wait", "local", "error"]
+__all__ = [
+    "CloudStatus",
+    "EdgeService",
+    "Fallback",
+    "GenerateRequest",
+    "ModelCard",
+    "Placement",
+    "RequestState",
+    "Status",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,56 +52,6 @@ class GenerateRequest:
     exact_required: bool = False
     retract: bool = False
     """The client takes `Provisional` and `Retract`; otherwise it sees final tokens only."""
-
-
-class ModelCard(msgspec.Struct, frozen=True):
-    id: str
-    created: int
-    """Unix seconds."""
-    role: Literal["target", "draft"]
-    context: int
-    vocabulary_digest: str
-    numeric_class: str
-
-
-class CloudStatus(msgspec.Struct, frozen=True):
-    address: str
-    state: Literal["connected", "connecting", "unreachable"]
-    rtt_ms: float | None
-    model: str | None
-    detail: str = ""
-
-
-class Status(msgspec.Struct, frozen=True):
-    """What `outrider status --json` prints; `schema` rises when a field changes meaning."""
-
-    schema: int
-    version: str
-    pid: int
-    listen: str
-    uptime_s: float
-    placement: Placement
-    draft: ModelCard | None
-    clouds: tuple[CloudStatus, ...]
-    requests_running: int
-    requests_queued: int
-    requests_total: int
-    tokens_total: int
-    hint_yield: float | None
-    acceptance_rate: float | None
-    loop_lag_p99_ms: float
-    events_address: str | None
-
-
-class RequestState(msgspec.Struct, frozen=True):
-    """One row of `outrider ps`, and `/outrider/v1/requests/{id}`."""
-
-    id: str
-    model: str
-    placement: str
-    state: Literal["queued", "running", "done"]
-    committed: tuple[int, ...]
-    """Committed tokens per choice."""
 
 
 class EdgeService(Protocol):

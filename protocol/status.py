@@ -1,0 +1,63 @@
+"""What the daemon says about itself: shared by the daemon, the SDK and the command line.
+
+msgspec alone, so that the SDK needs nothing of the edge's.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+Placement = Literal["auto", "edge", "cloud", "draft"]
+Fallback = Literal["wait", "local", "error"]
+
+
+class ModelCard(msgspec.Struct, frozen=True):
+    id: str
+    created: int
+    """Unix seconds."""
+    role: Literal["target", "draft"]
+    context: int
+    vocabulary_digest: str
+    numeric_class: str
+
+
+class CloudStatus(msgspec.Struct, frozen=True):
+    address: str
+    state: Literal["connected", "connecting", "unreachable"]
+    rtt_ms: float | None
+    model: str | None
+    detail: str = ""
+
+
+class Status(msgspec.Struct, frozen=True):
+    """What `outrider status --json` prints; `schema` rises when a field changes meaning."""
+
+    schema: int
+    version: str
+    pid: int
+    listen: str
+    uptime_s: float
+    placement: Placement
+    draft: ModelCard | None
+    clouds: tuple[CloudStatus, ...]
+    requests_running: int
+    requests_queued: int
+    requests_total: int
+    tokens_total: int
+    hint_yield: float | None
+    acceptance_rate: float | None
+    loop_lag_p99_ms: float
+    events_address: str | None
+
+
+class RequestState(msgspec.Struct, frozen=True):
+    """One row of `outrider ps`, and `/outrider/v1/requests/{id}`."""
+
+    id: str
+    model: str
+    placement: str
+    state: Literal["queued", "running", "done"]
+    committed: tuple[int, ...]
+    """Committed tokens per choice."""
