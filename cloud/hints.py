@@ -1,0 +1,99 @@
+"""What the committer knows of a choice's drafts: a window over the committed end. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from outrider.protocol.messages import Hint
+
+DEPTHS = 32
+
+
+@dataclass(slots=True)
+class Acceptance:
+    """How often a hint token at a depth equalled what was committed, with old news fading.
+
+    Depth 0 is the token right after the last one the drafter had seen to be
+    committed when the chain began; a depth counts only where all before it held.
+    """
+
+    fade: float = 0.97
+    held: list[float] = field(default_factory=lambda: [0.0] * DEPTHS)
+    tried: list[float] = field(default_factory=lambda: [0.0] * DEPTHS)
+
+    def note(self, depth: int, *, equal: bool) -> None:
+        depth = min(depth, DEPTHS - 1)
+        self.tried[depth] = self.tried[depth] * self.fade + 1.0
+        self.held[depth] = self.held[depth] * self.fade + (1.0 if equal else 0.0)
+
+    def rate(self, depth: int) -> float:
+        """P(equal | all before were), leaning to the shallower depths and to 0.6 while unknown."""
+        prior = 0.6 if depth == 0 else self.rate(min(depth, 4) - 1)
+        depth = min(depth, DEPTHS - 1)
+        return (self.held[depth] + 2.0 * prior) / (self.tried[depth] + 2.0)
+
+    def expected(self, rows: int) -> float:
+        """Expected accepted tokens of `rows` hint rows: the sum of products of rates."""
+        total, reach = 0.0, 1.0
+        for depth in range(rows):
+            reach *= self.rate(depth)
+            total += reach
+        return total
+
+
+@dataclass(slots=True)
+class HintWindow:
+    """The device's current chain of draft tokens, and whether it can still come true.
+
+    A chain starts where the device had seen everything (`base == seen`) and grows
+    at its end. It dies at the first token that differs from a committed one; what
+    continues a dead chain is stale and dropped, never an error. Equality alone
+    protects the text: a wrong chain costs rows, not correctness.
+    """
+
+    start: int = 0
+    chain: list[int] = field(default_factory=list)
+    alive: bool = False
+    checked: int = 0
+    """Positions below this were compared with committed tokens."""
+    seen: int = 0
+    stale: int = 0
+    """Hint tokens dropped without being verified by a row."""
+    received: int = 0
+    acceptance: Acceptance = field(default_factory=Acceptance)
+
+    @property
+    def end(self) -> int:
+        return self.start + len(self.chain)
+
+    def offer(self, hint: Hint, committed: Sequence[int]) -> None:
+        """Take a hint in; `committed` are the answer's tokens so far."""
+        self.seen = max(self.seen, hint.seen)
+        if not hint.tokens:
+            return
+        self.received += len(hint.tokens)
+        if hint.base == hint.seen:
+            self.start, self.chain, self.alive = hint.base, list(hint.tokens), True
+            self.checked = hint.base
+        elif self.alive and hint.base == self.end:
+            self.chain.extend(hint.tokens)
+        else:
+            self.stale += len(hint.tokens)
+            return
+        self.settle(committed)
+
+    def settle(self, committed: Sequence[int]) -> None:
+        """Compare the chain with what was committed since; a difference kills it."""
+        while self.alive and self.checked < min(len(committed), self.end):
+            depth = self.checked - self.start
+            equal = self.chain[depth] == committed[self.checked]
+            self.acceptance.note(depth, equal=equal)
+            self.alive = equal
+            self.checked += 1
+
+    def live(self, end: int) -> tuple[int, ...]:
+        """Hint tokens past the committed end that can still come true."""
+        if not self.alive or self.end <= end:
+            return ()
+        return tuple(self.chain[end - self.start :])

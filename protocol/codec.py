@@ -1,0 +1,471 @@
+"""Messages to bytes and back; the only importer of the generated code.
+
+Everything that comes in is checked here for size, range and form, so that what
+leaves this file as a message is well formed: RemoteProtocolError otherwise.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from google.protobuf.message import DecodeError, Message
+
+from outrider.errors import InvalidRequest, LocalProtocolError, RemoteProtocolError
+from outrider.protocol import wire_pb2 as pb
+from outrider.protocol.messages import (
+    SLOT_CLASSES,
+    ChoiceOpen,
+    Close,
+    CloseReason,
+    Commit,
+    Down,
+    EnergyKind,
+    Finished,
+    Heartbeat,
+    Hint,
+    ModelDescription,
+    Open,
+    Opened,
+    Reason,
+    Up,
+)
+from outrider.protocol.sampling import SamplingParams, TokenLogprobs
+
+MAX_PROMPT = 1 << 20
+"""Tokens in a prompt or a choice, whatever the model's context."""
+MAX_CHOICES = 64
+MAX_STOPS = 16
+MAX_STOP_BYTES = 1024
+MAX_TOP_LOGPROBS = 20
+MAX_NAME = 256
+MIN_OPEN = 1024
+
+_E = TypeVar("_E", Reason, CloseReason, EnergyKind)
+
+_HINT_HEAD = struct.Struct("<IIIBB")
+_COMMIT_HEAD = struct.Struct("<IIIHBBBBB")
+
+
+def _bad(what: str) -> RemoteProtocolError:
+    return RemoteProtocolError(what, effect="the message was dropped and the session ends")
+
+
+# --- ids ---------------------------------------------------------------------------------------
+
+
+def pack_ids(ids: Sequence[int]) -> bytes:
+    return struct.pack(f"<{len(ids)}I", *ids)
+
+
+def unpack_ids(data: bytes) -> tuple[int, ...]:
+    if len(data) % 4 or len(data) > 4 * MAX_PROMPT:
+        raise _bad("a list of token ids has an impossible length")
+    return struct.unpack(f"<{len(data) // 4}I", data)
+
+
+# --- hint and commit: fixed width --------------------------------------------------------------
+
+
+def hint_size(slots: int) -> int:
+    return _HINT_HEAD.size + 4 * slots
+
+
+def commit_size(slots: int, top_logprobs: int | None) -> int:
+    """Bytes of a commit; the class with logprobs is larger."""
+    each = 4 if top_logprobs is None else 8 + 8 * top_logprobs
+    return _COMMIT_HEAD.size + each * slots
+
+
+def pack_hint(hint: Hint, slots: int) -> bytes:
+    if len(hint.tokens) > slots:
+        raise LocalProtocolError(f"a hint of {len(hint.tokens)} tokens in a class of {slots}")
+    head = _HINT_HEAD.pack(hint.fence, hint.seen, hint.base, hint.choice, len(hint.tokens))
+    return (head + pack_ids(hint.tokens)).ljust(hint_size(slots), b"\0")
+
+
+def unpack_hint(data: bytes, slots: int) -> Hint:
+    if len(data) != hint_size(slots):
+        raise _bad(f"a hint has {len(data)} bytes, its class {hint_size(slots)}")
+    fence, seen, base, choice, count = _HINT_HEAD.unpack_from(data)
+    if count > slots or base < seen:
+        raise _bad("a hint claims more tokens than its class, or starts before what was seen")
+    tokens = struct.unpack_from(f"<{count}I", data, _HINT_HEAD.size)
+    return Hint(fence=fence, choice=choice, seen=seen, base=base, tokens=tokens)
+
+
+def pack_commit(commit: Commit, slots: int, top_logprobs: int | None) -> bytes:
+    if len(commit.tokens) > slots:
+        raise LocalProtocolError(f"a commit of {len(commit.tokens)} tokens in a class of {slots}")
+    head = _COMMIT_HEAD.pack(
+        commit.fence,
+        commit.position,
+        min(commit.step_us, 2**32 - 1),
+        min(commit.rows, 65535),
+        commit.choice,
+        len(commit.tokens),
+        commit.hint_rows,
+        commit.from_hints,
+        min(commit.wish, 255),
+    )
+    body = head + pack_ids(commit.tokens).ljust(4 * slots, b"\0")
+    if top_logprobs is not None:
+        found = commit.logprobs or ()
+        body += b"".join(_pack_logprobs(item, top_logprobs) for item in found)
+    return body.ljust(commit_size(slots, top_logprobs), b"\0")
+
+
+def _pack_logprobs(item: TokenLogprobs, top_n: int) -> bytes:
+    top = list(item.top[:top_n]) + [(0, 0.0)] * (top_n - len(item.top))
+    return struct.pack("<f", item.chosen) + b"".join(struct.pack("<If", i, v) for i, v in top)
+
+
+def unpack_commit(data: bytes, slots: int, top_logprobs: int | None) -> Commit:
+    if len(data) != commit_size(slots, top_logprobs):
+        raise _bad(f"a commit has {len(data)} bytes, its class another size")
+    fence, position, step_us, rows, choice, count, hint_rows, from_hints, wish = (
+        _COMMIT_HEAD.unpack_from(data)
+    )
+    if not 1 <= count <= slots or from_hints > min(hint_rows, count):
+        raise _bad("a commit's counts contradict each other")
+    tokens = struct.unpack_from(f"<{count}I", data, _COMMIT_HEAD.size)
+    found = None
+    if top_logprobs is not None:
+        at = _COMMIT_HEAD.size + 4 * slots
+        size = 4 + 8 * top_logprobs
+        found = tuple(_unpack_logprobs(data, at + i * size, top_logprobs) for i in range(count))
+    return Commit(
+        fence, choice, position, tokens, hint_rows, from_hints, wish, rows, step_us, found
+    )
+
+
+def _unpack_logprobs(data: bytes, at: int, top_n: int) -> TokenLogprobs:
+    (chosen,) = struct.unpack_from("<f", data, at)
+    flat = struct.unpack_from("<" + "If" * top_n, data, at + 4)
+    return TokenLogprobs(chosen, tuple(zip(flat[::2], flat[1::2], strict=True)))
+
+
+# --- up ----------------------------------------------------------------------------------------
+
+
+def encode_up(message: Up, slots: int) -> bytes:
+    """Bytes of an edge's message; `slots` is the session's class."""
+    match message:
+        case Hint():
+            return _serialized(pb.Up(hint=pack_hint(message, slots)))
+        case Open():
+            return _serialized(pb.Up(open=_padded(_open_to_wire(message))))
+        case Close():
+            return _serialized(pb.Up(close=pb.Close(reason=int(message.reason))))
+        case Heartbeat():
+            return _serialized(pb.Up(heartbeat=_beat_to_wire(message)))
+
+
+def decode_up(data: bytes, slots: int) -> Up:
+    """An edge's message; `slots` is the class named in its open, 8 before that."""
+    wire = _parsed(pb.Up, data)
+    match wire.WhichOneof("kind"):
+        case "hint":
+            return unpack_hint(wire.hint, slots)
+        case "open":
+            return _open_from_wire(wire.open)
+        case "close":
+            return Close(_enum(CloseReason, wire.close.reason))
+        case "heartbeat":
+            return Heartbeat(wire.heartbeat.sent_us, wire.heartbeat.echo_us)
+        case _:
+            raise _bad("a message of a kind that this version does not know")
+
+
+def _serialized(message: Message) -> bytes:
+    return message.SerializeToString(deterministic=True)
+
+
+def _parsed(kind: Callable[[], Any], data: bytes) -> Any:
+    wire = kind()
+    try:
+        wire.ParseFromString(data)
+    except DecodeError:
+        raise _bad("a message can not be parsed") from None
+    return wire
+
+
+def _enum(kind: type[_E], value: int) -> _E:
+    try:
+        return kind(value)
+    except ValueError:
+        raise _bad(f"{value} is no {kind.__name__}") from None
+
+
+def _beat_to_wire(beat: Heartbeat) -> pb.Heartbeat:
+    return pb.Heartbeat(sent_us=beat.sent_us, echo_us=beat.echo_us)
+
+
+def _open_to_wire(message: Open) -> pb.Open:
+    return pb.Open(
+        version=message.version,
+        session=message.session,
+        fence=message.fence,
+        model=message.model,
+        vocabulary_digest=message.vocabulary_digest,
+        numeric_class=message.numeric_class,
+        exact_required=int(message.exact_required),
+        slots=message.slots,
+        prompt=pack_ids(message.prompt),
+        choices=[
+            pb.ChoiceOpen(choice=each.choice, committed=pack_ids(each.committed))
+            for each in message.choices
+        ],
+        sampling=_params_to_wire(message.sampling),
+        seed=message.seed.to_bytes(16, "little"),
+        max_tokens=message.max_tokens,
+        stop=list(message.stop),
+        logprobs=0 if message.top_logprobs is None else 1 + message.top_logprobs,
+    )
+
+
+def _padded(wire: pb.Open) -> pb.Open:
+    """Fill to the next power of two, at least `MIN_OPEN`, so that the size tells little."""
+    bare = wire.ByteSize()
+    # A field number above 15 and a length of up to five bytes.
+    goal = max(MIN_OPEN, 1 << (bare + 7 - 1).bit_length())
+    wire.padding = bytes(goal - bare - 4)
+    for _ in range(4):
+        wire.padding = bytes(len(wire.padding) + goal - wire.ByteSize())
+    return wire
+
+
+def _params_to_wire(params: SamplingParams) -> pb.SamplingParams:
+    return pb.SamplingParams(
+        temperature=params.temperature,
+        top_k=params.top_k or 0,
+        top_p=params.top_p,
+        min_p=params.min_p,
+        repetition_penalty=params.repetition_penalty,
+        presence_penalty=params.presence_penalty,
+        frequency_penalty=params.frequency_penalty,
+        logit_bias=b"".join(struct.pack("<Id", i, bias) for i, bias in params.logit_bias),
+    )
+
+
+def _params_from_wire(wire: pb.SamplingParams) -> SamplingParams:
+    if len(wire.logit_bias) % 12 or len(wire.logit_bias) > 12 * 1024:
+        raise _bad("logit_bias has an impossible length")
+    flat = struct.unpack("<" + "Id" * (len(wire.logit_bias) // 12), wire.logit_bias)
+    return SamplingParams(
+        temperature=wire.temperature,
+        top_k=wire.top_k or None,
+        top_p=wire.top_p,
+        min_p=wire.min_p,
+        repetition_penalty=wire.repetition_penalty,
+        presence_penalty=wire.presence_penalty,
+        frequency_penalty=wire.frequency_penalty,
+        logit_bias=tuple(zip(flat[::2], flat[1::2], strict=True)),
+    )
+
+
+def _open_from_wire(wire: pb.Open) -> Open:
+    _check_open(wire)
+    choices = tuple(ChoiceOpen(c.choice, unpack_ids(c.committed)) for c in wire.choices)
+    if sorted(c.choice for c in choices) != sorted({c.choice for c in choices}):
+        raise _bad("a choice stands twice in an open")
+    if not choices or any(c.choice > 255 for c in choices):
+        raise _bad("an open needs choices, numbered below 256")
+    try:
+        sampling = _params_from_wire(wire.sampling)
+    except InvalidRequest as refused:
+        raise _bad(f"an open's sampling is out of range: {refused.param}") from None
+    return Open(
+        session=wire.session,
+        fence=wire.fence,
+        prompt=unpack_ids(wire.prompt),
+        choices=choices,
+        sampling=sampling,
+        seed=int.from_bytes(wire.seed, "little"),
+        max_tokens=wire.max_tokens,
+        slots=wire.slots,
+        model=wire.model,
+        vocabulary_digest=wire.vocabulary_digest,
+        numeric_class=wire.numeric_class,
+        exact_required=wire.exact_required == 1,
+        stop=tuple(wire.stop),
+        top_logprobs=wire.logprobs - 1 if wire.logprobs else None,
+        version=wire.version,
+    )
+
+
+def _check_open(wire: pb.Open) -> None:
+    sound = (
+        len(wire.session) == 16
+        and len(wire.seed) == 16
+        and wire.slots in SLOT_CLASSES
+        and wire.fence >= 1
+        and len(wire.choices) <= MAX_CHOICES
+        and len(wire.stop) <= MAX_STOPS
+        and all(0 < len(stop) <= MAX_STOP_BYTES for stop in wire.stop)
+        and wire.logprobs <= 1 + MAX_TOP_LOGPROBS
+        and max(len(wire.model), len(wire.vocabulary_digest), len(wire.numeric_class)) <= MAX_NAME
+    )
+    if not sound:
+        raise _bad("an open has a field that is out of range")
+
+
+# --- down --------------------------------------------------------------------------------------
+
+
+def encode_down(message: Down, slots: int, top_logprobs: int | None) -> bytes:
+    """Bytes of a cloud's message, for the class and logprobs of the session's open."""
+    match message:
+        case Commit():
+            return _serialized(pb.Down(commit=pack_commit(message, slots, top_logprobs)))
+        case Opened():
+            return _serialized(pb.Down(opened=_opened_to_wire(message)))
+        case Finished():
+            return _serialized(pb.Down(finished=_finished_to_wire(message)))
+        case Heartbeat():
+            return _serialized(pb.Down(heartbeat=_beat_to_wire(message)))
+
+
+def decode_down(data: bytes, slots: int, top_logprobs: int | None) -> Down:
+    wire = _parsed(pb.Down, data)
+    match wire.WhichOneof("kind"):
+        case "commit":
+            return unpack_commit(wire.commit, slots, top_logprobs)
+        case "opened":
+            return _opened_from_wire(wire.opened)
+        case "finished":
+            return _finished_from_wire(wire.finished)
+        case "heartbeat":
+            return Heartbeat(wire.heartbeat.sent_us, wire.heartbeat.echo_us)
+        case _:
+            raise _bad("a message of a kind that this version does not know")
+
+
+def _opened_to_wire(message: Opened) -> pb.Opened:
+    return pb.Opened(
+        version=message.version,
+        fence=message.fence,
+        model=message.model,
+        model_digest=message.model_digest,
+        vocabulary_digest=message.vocabulary_digest,
+        numeric_class=message.numeric_class,
+        exact=int(message.exact),
+        context=message.context,
+        ahead=message.ahead,
+        heartbeat_ms=message.heartbeat_ms,
+        resumed=int(message.resumed),
+    )
+
+
+def _opened_from_wire(wire: pb.Opened) -> Opened:
+    return Opened(
+        fence=wire.fence,
+        model=wire.model,
+        model_digest=wire.model_digest,
+        vocabulary_digest=wire.vocabulary_digest,
+        numeric_class=wire.numeric_class,
+        exact=wire.exact == 1,
+        context=wire.context,
+        ahead=wire.ahead,
+        heartbeat_ms=wire.heartbeat_ms,
+        resumed=wire.resumed == 1,
+        version=wire.version,
+    )
+
+
+def _finished_to_wire(message: Finished) -> pb.Finished:
+    return pb.Finished(
+        fence=message.fence,
+        choice=message.choice,
+        reason=int(message.reason),
+        tokens=message.tokens,
+        discarded=message.discarded,
+        queue_us=message.queue_us,
+        prefill_us=message.prefill_us,
+        energy_uj=message.energy_uj,
+        energy_kind=int(message.energy_kind),
+    )
+
+
+def _finished_from_wire(wire: pb.Finished) -> Finished:
+    return Finished(
+        fence=wire.fence,
+        choice=wire.choice,
+        reason=_enum(Reason, wire.reason),
+        tokens=wire.tokens,
+        discarded=wire.discarded,
+        queue_us=wire.queue_us,
+        prefill_us=wire.prefill_us,
+        energy_uj=wire.energy_uj,
+        energy_kind=_enum(EnergyKind, wire.energy_kind),
+    )
+
+
+# --- describe ----------------------------------------------------------------------------------
+
+
+def encode_describe(version: int, model: str, *, with_tokenizer: bool) -> bytes:
+    return _serialized(
+        pb.DescribeRequest(version=version, model=model, tokenizer=int(with_tokenizer))
+    )
+
+
+def decode_describe(data: bytes) -> tuple[int, str, bool]:
+    wire = _parsed(pb.DescribeRequest, data)
+    return wire.version, wire.model, wire.tokenizer == 1
+
+
+def encode_description(version: int, models: Sequence[ModelDescription]) -> bytes:
+    return _serialized(
+        pb.Description(version=version, models=[_model_to_wire(model) for model in models])
+    )
+
+
+def decode_description(data: bytes) -> tuple[int, tuple[ModelDescription, ...]]:
+    wire = _parsed(pb.Description, data)
+    return wire.version, tuple(_model_from_wire(model) for model in wire.models)
+
+
+def _model_to_wire(model: ModelDescription) -> pb.ModelDescription:
+    return pb.ModelDescription(
+        name=model.name,
+        model_digest=model.model_digest,
+        vocabulary_digest=model.vocabulary_digest,
+        numeric_class=model.numeric_class,
+        vocabulary_size=model.vocabulary_size,
+        context=model.context,
+        exact=int(model.exact),
+        engine=model.engine,
+        device=model.device,
+        dtype=model.dtype,
+        end_ids=pack_ids(model.end_ids),
+        chat_template=model.chat_template,
+        tokenizer_digest=model.tokenizer_digest,
+        tokenizer_json=model.tokenizer_json,
+        created=model.created,
+        bos=model.bos,
+        eos=model.eos,
+    )
+
+
+def _model_from_wire(wire: pb.ModelDescription) -> ModelDescription:
+    return ModelDescription(
+        name=wire.name,
+        model_digest=wire.model_digest,
+        vocabulary_digest=wire.vocabulary_digest,
+        numeric_class=wire.numeric_class,
+        vocabulary_size=wire.vocabulary_size,
+        context=wire.context,
+        exact=wire.exact == 1,
+        engine=wire.engine,
+        device=wire.device,
+        dtype=wire.dtype,
+        end_ids=unpack_ids(wire.end_ids),
+        chat_template=wire.chat_template,
+        tokenizer_digest=wire.tokenizer_digest,
+        tokenizer_json=wire.tokenizer_json,
+        created=wire.created,
+        bos=wire.bos,
+        eos=wire.eos,
+    )

@@ -1,0 +1,221 @@
+"""What the daemon and the cloud tell about themselves: one versioned union.
+
+Published over ZeroMQ by both (`protocol/bus.py`), shown by `outrider status
+--watch`, the terminal UI and logs. No prompt text, no generated text, no token
+ids, no seeds, no keys: numbers, states, reasons. An event says what its producer
+measured; nothing here is decided by readers. `t_ms` is the producer's monotonic
+clock, `at` its wall clock in Unix seconds, `source` names the producer.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+SCHEMA = 1
+"""Rises when a field changes meaning; readers refuse a newer one and read the one before."""
+
+
+class _Event(msgspec.Struct, frozen=True, tag_field="type", tag=True, kw_only=True):
+    v: int = SCHEMA
+    source: str = ""
+    at: float = 0.0
+    t_ms: float = 0.0
+
+
+class Up(_Event, frozen=True, tag="up"):
+    """A process began to serve."""
+
+    role: Literal["edge", "cloud"]
+    version: str
+    listen: str
+    pid: int
+
+
+class Down(_Event, frozen=True, tag="down"):
+    """A process ends; `draining` first, when it lets sessions finish."""
+
+    role: Literal["edge", "cloud"]
+    reason: str
+
+
+class ModelLoaded(_Event, frozen=True, tag="model_loaded"):
+    model: str
+    role: Literal["target", "draft"]
+    engine: str
+    device: str
+    dtype: str
+    exact: bool
+    row_rule: str
+    numeric_class: str
+    load_ms: float
+
+
+class LinkChanged(_Event, frozen=True, tag="link"):
+    """Edge: a cloud became reachable, or stopped to be."""
+
+    cloud: str
+    state: Literal["connected", "connecting", "unreachable", "lost"]
+    rtt_ms: float | None = None
+    detail: str = ""
+
+
+class RequestStarted(_Event, frozen=True, tag="request_started"):
+    request: str
+    placement: str
+    prompt_tokens: int
+    choices: int
+
+
+class SessionOpened(_Event, frozen=True, tag="session_opened"):
+    """Cloud: a session lives; `resumed` when its KV was still there."""
+
+    session: str
+    fence: int
+    prompt_tokens: int
+    resumed: bool
+
+
+class HintSent(_Event, frozen=True, tag="hint_sent"):
+    """Edge: a draft went up; `draft_ms` is what it cost the device."""
+
+    request: str
+    choice: int
+    base: int
+    tokens: int
+    draft_ms: float
+
+
+class CommitReceived(_Event, frozen=True, tag="commit_received"):
+    """Edge: committed tokens arrived."""
+
+    request: str
+    choice: int
+    position: int
+    tokens: int
+    hint_rows: int
+    from_hints: int
+    step_ms: float
+    rows: int
+
+
+class Stepped(_Event, frozen=True, tag="stepped"):
+    """Cloud: one target pass (every n-th, see `every`)."""
+
+    every: int
+    sessions: int
+    rows: int
+    hint_rows: int
+    accepted: int
+    committed: int
+    step_ms: float
+    waiting: int
+
+
+class Decision(_Event, frozen=True, tag="decision"):
+    """Something was switched: why, and what it was expected to bring and then brought."""
+
+    request: str
+    what: Literal["placement", "hint_depth", "trigger", "drafting"]
+    old: str
+    new: str
+    reason: str
+    predicted_gain: float | None = None
+    observed_gain: float | None = None
+    binding: str = ""
+    runner_up: str = ""
+
+
+class Fallback(_Event, frozen=True, tag="fallback"):
+    """Edge: the cloud is away in the middle of an answer."""
+
+    request: str
+    cause: str
+    to: Literal["wait", "provisional", "fork", "error", "cloud"]
+
+
+class RequestDone(_Event, frozen=True, tag="request_done"):
+    request: str
+    finish_reason: str
+    completion_tokens: int
+    ttft_ms: float
+    total_ms: float
+    passes: int
+    hint_rows: int
+    accepted: int
+    stale: int
+    sent: int
+    mixed: bool
+    exact: bool
+    bytes_up: int
+    bytes_down: int
+    energy_j: float | None = None
+    energy_kind: str = "none"
+
+
+class SessionClosed(_Event, frozen=True, tag="session_closed"):
+    session: str
+    reason: str
+    tokens: int
+
+
+class Shed(_Event, frozen=True, tag="shed"):
+    """A request was refused because of load."""
+
+    where: Literal["edge", "cloud"]
+    queued: int
+    retry_after_s: float
+
+
+class Trouble(_Event, frozen=True, tag="trouble"):
+    """An error that did not end the process; `code` is one of `outrider.errors`."""
+
+    code: str
+    what: str
+
+
+class Lag(_Event, frozen=True, tag="lag"):
+    """Event-loop lateness over the last interval."""
+
+    p50_ms: float
+    p99_ms: float
+
+
+Event = (
+    Up
+    | Down
+    | ModelLoaded
+    | LinkChanged
+    | RequestStarted
+    | SessionOpened
+    | HintSent
+    | CommitReceived
+    | Stepped
+    | Decision
+    | Fallback
+    | RequestDone
+    | SessionClosed
+    | Shed
+    | Trouble
+    | Lag
+)
+
+_ENCODER = msgspec.json.Encoder()
+_DECODER: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
+
+
+class _Version(msgspec.Struct):
+    v: int
+
+
+def encode(event: Event) -> bytes:
+    """One line of JSON, without the newline."""
+    return _ENCODER.encode(event)
+
+
+def decode(data: bytes) -> Event:
+    """Raises `msgspec.ValidationError` for what is no event of this schema or the one before."""
+    if msgspec.json.decode(data, type=_Version).v > SCHEMA:
+        raise msgspec.ValidationError(f"an event of a schema above {SCHEMA}: update outrider")
+    return _DECODER.decode(data)
