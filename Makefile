@@ -23,8 +23,8 @@ demo: $(call stamp,$(DEMO_EXTRAS))
 	@$(VENV)/bin/outrider demo $(ARGS)
 
 test: $(call stamp,$(TEST_EXTRAS))
-	@$(VENV)/bin/python scripts/check
-	@$(VENV)/bin/python scripts/test $(ARGS)
+	@status=0; $(VENV)/bin/python scripts/check || status=1; \
+	$(VENV)/bin/python scripts/test $(ARGS) || status=1; exit $$status
 
 check: $(call stamp,$(TEST_EXTRAS))
 	@$(VENV)/bin/python scripts/check $(ARGS)

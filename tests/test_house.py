@@ -106,7 +106,7 @@ def test_a_wheel_made_from_the_sdist_holds_the_same(wheel: Path, tmp_path: Path)
     shutil.unpack_archive(archive, tmp_path / "unpacked", filter="data")
     (tree,) = (tmp_path / "unpacked").iterdir()
     assert names_in(build(tree, "wheel")) == names_in(wheel)
-    assert (tree / "examples").is_dir()
+    assert (tree / "tests" / Path(__file__).name).is_file()
 
 
 def test_links_lead_to_the_five_folders() -> None:
