@@ -1,0 +1,1 @@
+"""The recipe that trains a target, its distilled draft and their tokenizer; see README.md."""
