@@ -1,0 +1,205 @@
+"""What the two servers can be told, checked. The CLI fills these; each field says what it does."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from outrider.errors import ConfigError
+
+CLOUD_PORT = 11712
+EDGE_PORT = 11711
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """HOST:PORT; port 0 takes any free one."""
+
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: str, default_port: int) -> Address:
+        """`HOST`, `HOST:PORT`, `:PORT`, `[::1]:PORT`. Raises ConfigError."""
+        match = re.fullmatch(r"(?:\[([^\]]+)\]|([^:]*))(?::(\d{1,5}))?", text)
+        if match is None or (match[3] and int(match[3]) > 65535):
+            raise ConfigError(f"{text!r} is no address", todo="write HOST:PORT")
+        return cls(match[1] or match[2] or "127.0.0.1", int(match[3] or default_port))
+
+    @property
+    def loopback(self) -> bool:
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class NamedModel:
+    """`[NAME=]PATH`."""
+
+    name: str
+    path: str
+
+    @classmethod
+    def parse(cls, text: str) -> NamedModel:
+        """Without a name the last part of the path serves as one. Raises ConfigError."""
+        name, separator, path = text.partition("=")
+        if not separator:
+            name, path = "", text
+        if not path:
+            raise ConfigError(f"{text!r} names no model", todo="write [NAME=]PATH")
+        return cls(name or _short(path), path)
+
+
+def _short(path: str) -> str:
+    if path.startswith("bundled:"):
+        return "outrider-" + path.removeprefix("bundled:")
+    return Path(path).name.removesuffix(".gguf").removesuffix(".onnx") or "model"
+
+
+def _positive(name: str, value: float) -> None:
+    if not value > 0:
+        raise ConfigError(f"{name} must be above 0, not {value}")
+
+
+@dataclass(frozen=True, slots=True)
+class CloudOptions:
+    """`outrider cloud`."""
+
+    listen: Address = Address("127.0.0.1", CLOUD_PORT)
+    """Where to serve gRPC; beyond loopback TLS and API keys are required."""
+    models: tuple[NamedModel, ...] = (NamedModel("outrider-target", "bundled:target"),)
+    """What to serve; the first is the default."""
+    engine: str = "auto"
+    """auto, torch, llama, onnx, fake."""
+    device: str = "auto"
+    """auto, cpu, cuda:N, mps."""
+    dtype: str = "auto"
+    numerics: Literal["exact", "plain"] = "exact"
+    """`plain` gives up identity for speed; sessions that require exactness are refused."""
+    threads: int | None = None
+    """CPU threads of each engine; None leaves it to the engine."""
+    max_slots: int = 32
+    """Answers computed at a time, per model."""
+    context: int | None = None
+    """Tokens per answer with its prompt; None takes what the model was made for."""
+    trigger: str = "auto"
+    """free, wait:MS, or auto: whether a pass waits for hints; auto goes by expected rate."""
+    ahead: int = 64
+    """Tokens the committer may run past what the device has seen."""
+    session_ttl_s: float = 30.0
+    """How long a session outlives its stream."""
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    client_ca: Path | None = None
+    """With it, devices must show a certificate of this authority."""
+    api_keys: Path | None = None
+    """File of `NAME KEY` lines."""
+    runtime_dir: Path | None = None
+    """Where the events socket lies; None takes the user's runtime directory."""
+    drain_s: float = 10.0
+    """How long sessions may go on after SIGTERM."""
+    ready_file: Path | None = None
+    """Written as JSON with the address once the cloud serves."""
+
+    def __post_init__(self) -> None:
+        _positive("--ahead", self.ahead)
+        _positive("--session-ttl", self.session_ttl_s)
+        parse_trigger(self.trigger)
+        if len({model.name for model in self.models}) != len(self.models) or not self.models:
+            raise ConfigError("models need names of their own", todo="write --model NAME=PATH")
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ConfigError("--tls-cert and --tls-key go together")
+        if self.client_ca is not None and self.tls_cert is None:
+            raise ConfigError("--client-ca needs --tls-cert and --tls-key")
+        if not self.listen.loopback and (self.tls_cert is None or self.api_keys is None):
+            raise ConfigError(
+                f"{self.listen} is not a loopback address",
+                why="beyond loopback every connection must be encrypted and known",
+                effect="the cloud was not started",
+                todo="give --tls-cert, --tls-key and --api-keys, or listen on 127.0.0.1",
+            )
+
+
+def parse_trigger(text: str) -> tuple[Literal["auto", "free", "wait"], float]:
+    """(mode, milliseconds). Raises ConfigError."""
+    if text == "auto" or text == "free":
+        return text, 0.0
+    match = re.fullmatch(r"wait:(\d+(?:\.\d+)?)(?:ms)?", text)
+    if match is None or float(match[1]) > 10_000:
+        raise ConfigError(f"trigger {text!r} is unknown", todo="auto, free, or wait:MS up to 10000")
+    return "wait", float(match[1])
+
+
+@dataclass(frozen=True, slots=True)
+class EdgeOptions:
+    """`outrider edge`."""
+
+    listen: Address = Address("127.0.0.1", EDGE_PORT)
+    """Where to serve HTTP; beyond loopback an API key is required."""
+    clouds: tuple[Address, ...] = (Address("127.0.0.1", CLOUD_PORT),)
+    """Tried in order."""
+    cloud_ca: Path | None = None
+    """TLS to the clouds, checked against this authority; required beyond loopback."""
+    cloud_cert: Path | None = None
+    """With `cloud_key`: the device's own certificate."""
+    cloud_key: Path | None = None
+    cloud_api_key: str = ""
+    """Sent to the clouds; OUTRIDER_CLOUD_API_KEY in the environment."""
+    draft: str = "bundled:draft"
+    """A model path, `ngram`, or `none`."""
+    draft_engine: str = "auto"
+    draft_device: str = "auto"
+    draft_threads: int | None = 1
+    """One thread drafts a small model fastest, and leaves the others to the user."""
+    placement: Literal["auto", "edge", "cloud", "draft"] = "auto"
+    fallback: Literal["wait", "local", "error"] = "local"
+    """What an answer does when the cloud is away: wait, go on with the draft model, or fail."""
+    patience_s: float = 10.0
+    """How long a plain OpenAI stream waits for the cloud before its answer forks."""
+    journal: Literal["memory", "disk"] = "memory"
+    journal_dir: Path | None = None
+    """Where disk journals lie; None takes the user's state directory."""
+    api_keys: Path | None = None
+    """File of `NAME KEY` lines that HTTP clients must show one of."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Host header values to take beside loopback names."""
+    max_running: int = 16
+    """Answers at a time."""
+    max_queue: int = 64
+    """Requests that may wait; then 429 with retry-after."""
+    hint_depth: int | None = None
+    """Tokens to draft ahead; None follows the cloud's wish."""
+    runtime_dir: Path | None = None
+    ready_file: Path | None = None
+    """Written as JSON with the URL once the daemon serves."""
+
+    def __post_init__(self) -> None:
+        _positive("--patience", self.patience_s)
+        _positive("--max-running", self.max_running)
+        if self.max_queue < 0:
+            raise ConfigError("--max-queue can not be negative")
+        if self.hint_depth is not None and not 0 <= self.hint_depth <= 32:
+            raise ConfigError("--hint-depth lies between 0 and 32")
+        if (self.cloud_cert is None) != (self.cloud_key is None):
+            raise ConfigError("--cloud-cert and --cloud-key go together")
+        if self.cloud_ca is None and any(not cloud.loopback for cloud in self.clouds):
+            raise ConfigError(
+                "a cloud beyond loopback needs TLS",
+                effect="the edge was not started",
+                todo="give --cloud-ca, the authority that signed the cloud's certificate",
+            )
+        if not self.listen.loopback and self.api_keys is None:
+            raise ConfigError(
+                f"{self.listen} is not a loopback address",
+                why="beyond loopback every client must be known",
+                effect="the edge was not started",
+                todo="give --api-keys, or listen on 127.0.0.1",
+            )
