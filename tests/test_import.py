@@ -23,6 +23,10 @@ def test_import_loads_nothing_heavy() -> None:
     assert not loaded_by("import outrider") & HEAVY
 
 
+def test_the_public_names_need_only_the_base_packages() -> None:
+    assert not loaded_by("from outrider import *") & HEAVY
+
+
 def test_the_probe_would_see_a_heavy_import() -> None:
     assert "numpy" in loaded_by("import numpy")
 
