@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
 from outrider.errors import ModelCorrupt, ModelUnsupported
 
@@ -145,7 +145,7 @@ def _family(fields: Fields) -> Family:
     kind = fields.get("model_type")
     if kind not in FAMILIES:
         raise _unsupported(f"model type {kind!r}", f"one of {', '.join(FAMILIES)}")
-    return cast(Family, kind)
+    return kind
 
 
 def _refuse_what_is_not_computed(fields: Fields) -> None:
