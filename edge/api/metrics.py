@@ -1,0 +1,126 @@
+"""Prometheus counters of one daemon: vLLM's names for speculation, OpenTelemetry's for times.
+
+Names: vLLM `vllm:spec_decode_*`; OpenTelemetry GenAI semantic conventions
+(`gen_ai.server.*`, in seconds) as Prometheus writes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from typing import cast
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from outrider.edge.service import EdgeService
+from outrider.protocol.stream import Done, Started, StreamEvent, Token
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+_FAST = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_SLOW = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
+
+
+class Metrics:
+    """A registry of its own, so that several daemons can live in one process."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        model = ("model_name",)
+        self._drafts = self._counter("vllm:spec_decode_num_drafts", "Passes with a hint row", model)
+        self._drafted = self._counter(
+            "vllm:spec_decode_num_draft_tokens", "Hint rows verified", model
+        )
+        self._accepted = self._counter(
+            "vllm:spec_decode_num_accepted_tokens", "Hint rows accepted", model
+        )
+        self._stale = self._counter(
+            "outrider_stale_draft_tokens", "Hint tokens dropped unverified", model
+        )
+        self._sent = self._counter("outrider_sent_draft_tokens", "Hint tokens sent", model)
+        self._tokens = self._counter(
+            "outrider_tokens", "Committed tokens by who produced them", (*model, "source")
+        )
+        self._ended = self._counter("outrider_answers", "Answers by how they ended", ("reason",))
+        self._mixed = self._counter("outrider_mixed_answers", "Answers that forked", model)
+        self._up = self._counter("outrider_link_sent_bytes", "Payload bytes to the cloud", ())
+        self._down = self._counter("outrider_link_received_bytes", "And from it", ())
+        self._requests = self._counter(
+            "outrider_http_requests", "Requests by route and status", ("route", "status")
+        )
+        self._times(model)
+        self._gauges()
+
+    def _counter(self, name: str, text: str, labels: tuple[str, ...]) -> Counter:
+        return Counter(name, text, labels, registry=self.registry)
+
+    def _times(self, model: tuple[str, ...]) -> None:
+        def histogram(name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+            return Histogram(
+                f"gen_ai_server_{name}_seconds",
+                text,
+                model,
+                registry=self.registry,
+                buckets=buckets,
+            )
+
+        self._ttft = histogram("time_to_first_token", "Request to first token", _SLOW)
+        self._tpot = histogram("time_per_output_token", "Mean gap after the first token", _FAST)
+        self._whole = histogram("request_duration", "Request to last token", _SLOW)
+
+    def _gauges(self) -> None:
+        def gauge(name: str, text: str) -> Gauge:
+            return Gauge(name, text, registry=self.registry)
+
+        self._running = gauge("outrider_requests_running", "Answers being made")
+        self._queued = gauge("outrider_requests_queued", "Requests waiting for a place")
+        self._lag = gauge("outrider_loop_lag_p99_seconds", "Event loop lag, 99th percentile")
+        self._connected = gauge("outrider_clouds_connected", "Clouds that answer")
+
+    def request(self, route: str, status: int) -> None:
+        """One HTTP request was answered."""
+        self._requests.labels(route, str(status)).inc()
+
+    async def counted(
+        self, source: AsyncIterator[StreamEvent]
+    ) -> AsyncGenerator[StreamEvent, None]:
+        """The same events, counted on their way."""
+        models: dict[int, str] = {}
+        async with aclosing(cast(AsyncGenerator[StreamEvent, None], source)) as events:
+            async for event in events:
+                self._take(event, models)
+                yield event
+
+    def _take(self, event: StreamEvent, models: dict[int, str]) -> None:
+        if isinstance(event, Started):
+            models[event.choice] = event.model
+        elif isinstance(event, Token):
+            self._tokens.labels(models.get(event.choice, ""), event.source).inc()
+        elif isinstance(event, Done):
+            self._done(event, models.get(event.choice, ""))
+
+    def _done(self, done: Done, model: str) -> None:
+        self._ended.labels(done.finish_reason).inc()
+        self._drafts.labels(model).inc(done.speculation.num_spec_steps)
+        self._drafted.labels(model).inc(done.speculation.num_draft_tokens)
+        self._accepted.labels(model).inc(done.speculation.num_accepted_draft_tokens)
+        self._stale.labels(model).inc(done.speculation.stale_draft_tokens)
+        self._sent.labels(model).inc(done.speculation.sent_draft_tokens)
+        self._up.inc(done.bytes_up)
+        self._down.inc(done.bytes_down)
+        if done.mixed_from is not None:
+            self._mixed.labels(model).inc()
+        self._ttft.labels(model).observe(done.ttft_ms / 1000.0)
+        self._whole.labels(model).observe(done.total_ms / 1000.0)
+        if done.completion_tokens > 1:
+            gap = (done.total_ms - done.ttft_ms) / (done.completion_tokens - 1)
+            self._tpot.labels(model).observe(gap / 1000.0)
+
+    def text(self, service: EdgeService) -> bytes:
+        """The page for Prometheus; gauges are read from the service now."""
+        status = service.status()
+        self._running.set(status.requests_running)
+        self._queued.set(status.requests_queued)
+        self._lag.set(status.loop_lag_p99_ms / 1000.0)
+        self._connected.set(sum(cloud.state == "connected" for cloud in status.clouds))
+        return generate_latest(self.registry)

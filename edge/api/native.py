@@ -1,0 +1,114 @@
+"""Outrider's own endpoints: typed events as NDJSON, status, events, requests."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from outrider.edge.api import parse, sse
+from outrider.edge.api.body import read
+from outrider.edge.api.context import Context
+from outrider.edge.api.errors import envelope
+from outrider.edge.api.fields import refuse
+from outrider.edge.api.flow import Flow
+from outrider.edge.api.openai import begin
+from outrider.edge.service import RequestState
+from outrider.errors import NotFound
+
+NDJSON = "application/x-ndjson"
+
+
+class Native:
+    """Routes under `/outrider/v1`."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    def routes(self) -> list[Route]:
+        return [
+            Route("/outrider/v1/generate", self.generate, methods=["POST"]),
+            Route("/outrider/v1/status", self.status),
+            Route("/outrider/v1/events", self.events),
+            Route("/outrider/v1/requests", self.requests),
+            Route("/outrider/v1/requests/{id}", self.request),
+        ]
+
+    async def generate(self, request: Request) -> ASGIApp:
+        """One line an event of `protocol/stream.py`; an empty line is a ping.
+
+        An error after the first line is a line `{"type": "error", "error": {...}}`.
+        """
+        settings = self._context.settings
+        asked = parse.native(await read(request, settings.max_body_bytes), settings)
+        return await begin(request, self._lines(self._context.flow(asked.requests)), NDJSON)
+
+    async def status(self, request: Request) -> Response:
+        return _json(self._context.service.status())
+
+    async def requests(self, request: Request) -> Response:
+        return _json({"requests": self._context.service.requests()})
+
+    async def request(self, request: Request) -> ASGIApp:
+        """Its state; with `?position=P[,P...]` (one a choice) the rest of its stream."""
+        state = self._state(request.path_params["id"])
+        given = request.query_params.get("position")
+        if given is None:
+            return _json(state)
+        rest = self._context.service.attach(state.id, _positions(given, state))
+        return await begin(request, self._lines(self._context.watch([rest])), NDJSON)
+
+    def _state(self, wanted: str) -> RequestState:
+        for state in self._context.service.requests():
+            if state.id == wanted:
+                return state
+        raise NotFound("there is no such request", why="it never was, or its time to stay is over")
+
+    async def events(self, request: Request) -> ASGIApp:
+        """The daemon's events as they happen: NDJSON, or SSE for `Accept: text/event-stream`."""
+        if self._context.events is None:
+            raise NotFound("the daemon publishes no events")
+        flow = self._context.watch([self._context.events.subscribe()])
+        if "text/event-stream" in request.headers.get("accept", ""):
+            return sse.Stream(self._feed(flow, request), "text/event-stream; charset=utf-8")
+        return sse.Stream(self._feed(flow, request), NDJSON)
+
+    async def _feed(self, flow: Flow[Any], request: Request) -> AsyncGenerator[bytes, None]:
+        """Begins with a ping, so that the subscriber knows it is connected."""
+        as_sse = "text/event-stream" in request.headers.get("accept", "")
+        write, ping = (sse.data, sse.PING) if as_sse else (sse.line, sse.BLANK)
+        yield ping
+        async with flow:
+            async for batch in flow.batches():
+                yield b"".join(write(event) for _, event in batch) or ping
+
+    async def _lines(self, flow: Flow[Any]) -> AsyncGenerator[bytes, None]:
+        begun = False
+        try:
+            async with flow:
+                async for batch in flow.batches():
+                    yield b"".join(sse.line(event) for _, event in batch) or sse.BLANK
+                    begun = True
+        except Exception as error:
+            if not begun:
+                raise
+            yield sse.line({"type": "error", **envelope(self._context.typed(error))})
+
+
+def _positions(given: str, state: RequestState) -> tuple[int, ...]:
+    parts = given.split(",")
+    if not all(part.isascii() and part.isdigit() and len(part) < 10 for part in parts):
+        raise refuse("position", "a number, or one per choice with commas between")
+    positions = tuple(int(part) for part in parts)
+    if len(positions) != len(state.committed):
+        raise refuse("position", f"{len(state.committed)} numbers, one per choice")
+    return positions
+
+
+def _json(value: Any) -> Response:
+    return Response(msgspec.json.encode(value), media_type="application/json")

@@ -1,0 +1,225 @@
+"""One request's answers as they grow: from events to chunks, or to the whole answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from outrider.edge.api import report
+from outrider.edge.api.parse import Asked
+from outrider.edge.api.shapes import Shape, Spell
+from outrider.errors import OutriderError
+from outrider.protocol.faults import from_parts
+from outrider.protocol.stream import (
+    Done,
+    Forked,
+    Provisional,
+    Retract,
+    Started,
+    StreamEvent,
+    Token,
+    Waiting,
+)
+
+Chunk = dict[str, Any]
+
+
+@dataclass(slots=True)
+class Choice:
+    """One answer."""
+
+    index: int
+    source: int
+    started: Started
+    fresh: list[Token] = field(default_factory=list)
+    """Tokens that no chunk has carried yet; of a whole answer, all."""
+    length: int = 0
+    """Characters that chunks have carried."""
+    forked: Forked | None = None
+    done: Done | None = None
+
+    def ended(self) -> report.Ended:
+        assert self.done is not None
+        return report.Ended(self.index, self.source, self.started, self.done, self.forked)
+
+
+class Transcript:
+    """`spell` gives a token's bytes (for logprobs); `created` is Unix time in seconds.
+
+    Token text is handed on as it comes: that it never breaks a character or shows part
+    of a stop string is the service's promise.
+    """
+
+    def __init__(self, asked: Asked, shape: Shape, spell: Spell, created: int) -> None:
+        self._asked = asked
+        self._shape = shape
+        self._spell = spell
+        self._created = created
+        self._choices: dict[int, Choice] = {}
+        self._n = asked.requests[0].n
+        self._logprobs = asked.requests[0].top_logprobs is not None
+        self._retracts = asked.requests[0].retract
+
+    @property
+    def ended(self) -> list[report.Ended]:
+        """Finished choices by index."""
+        found = sorted(self._choices.items())
+        return [choice.ended() for _, choice in found if choice.done is not None]
+
+    @property
+    def complete(self) -> bool:
+        """Every choice asked for is done."""
+        return len(self.ended) == self._n * len(self._asked.requests)
+
+    def take(self, source: int, event: StreamEvent) -> Choice | None:
+        """Add an event to its choice; raises when the answer ended in an error."""
+        index = source * self._n + event.choice
+        if isinstance(event, Started):
+            self._choices[index] = Choice(index, source, event)
+        choice = self._choices.get(index)
+        if choice is None:
+            return None
+        if isinstance(event, Token):
+            choice.fresh.append(event)
+        elif isinstance(event, Forked):
+            choice.forked = event
+        elif isinstance(event, Done):
+            if event.finish_reason in ("error", "cancelled"):
+                raise failed(event)
+            choice.done = event
+        return choice
+
+    # --- the whole answer ----------------------------------------------------------------------
+
+    def answer(self) -> dict[str, Any]:
+        """When every choice is done."""
+        choices = [self._whole(choice) for _, choice in sorted(self._choices.items())]
+        return {
+            **self._head(self._shape.whole, self._choices[0]),
+            "choices": choices,
+            "usage": report.usage(self.ended),
+            **self._about(),
+        }
+
+    def _whole(self, choice: Choice) -> dict[str, Any]:
+        assert choice.done is not None
+        text = "".join(token.text for token in choice.fresh)
+        logprobs = self._logprobs_of(choice)
+        return self._shape.choice(choice.index, text, logprobs, choice.done.finish_reason)
+
+    def _logprobs_of(self, choice: Choice) -> dict[str, Any] | None:
+        if not self._logprobs:
+            return None
+        return self._shape.logprobs(choice.fresh, self._spell, choice.length)
+
+    # --- chunks --------------------------------------------------------------------------------
+
+    def chunks(self, batch: Iterable[tuple[int, StreamEvent]]) -> list[Chunk]:
+        """What a batch of events makes; tokens of a choice in a row share one chunk."""
+        made: list[Chunk] = []
+        last: Choice | None = None
+        for source, event in batch:
+            same = last is not None and last is self._choices.get(source * self._n + event.choice)
+            if last is not None and not (same and isinstance(event, Token)):
+                made += self._flush(last)
+            choice = self.take(source, event)
+            if choice is not None:
+                made += self._chunks_of(choice, event)
+            last = choice
+        return made + (self._flush(last) if last is not None else [])
+
+    def _flush(self, choice: Choice) -> list[Chunk]:
+        """The fresh tokens; those without text wait for one with (half a character)."""
+        text = "".join(token.text for token in choice.fresh)
+        if not text and not (choice.done and self._logprobs and choice.fresh):
+            if not self._logprobs:
+                choice.fresh.clear()
+            return []
+        piece = self._shape.piece(choice.index, text, self._logprobs_of(choice))
+        choice.length += len(text)
+        choice.fresh.clear()
+        return [self._part(choice, piece)]
+
+    def _chunks_of(self, choice: Choice, event: StreamEvent) -> list[Chunk]:
+        """What an event makes by itself; tokens wait for `_flush`."""
+        if isinstance(event, Started):
+            opening = self._shape.opening(choice.index)
+            return [self._part(choice, opening)] if opening else []
+        if isinstance(event, Done):
+            return self._flush(choice) + self._closing(choice, event)
+        if isinstance(event, Forked):
+            return [self._note(choice, _forked(choice, event))]
+        if self._retracts and isinstance(event, Provisional | Retract | Waiting):
+            return [self._note(choice, _retractable(event))]
+        return []
+
+    def _closing(self, choice: Choice, done: Done) -> list[Chunk]:
+        """The finish reason; after the last choice the report, with the usage if asked for."""
+        closing = self._part(choice, self._shape.closing(choice.index, done.finish_reason))
+        if not self.complete:
+            return [closing]
+        if not self._asked.usage_wanted:
+            return [{**closing, **self._about()}]
+        head = self._head(self._shape.part, choice)
+        counts = report.usage(self.ended)
+        return [closing, {**head, "choices": [], "usage": counts, **self._about()}]
+
+    def _note(self, choice: Choice, about: dict[str, Any]) -> Chunk:
+        """A chunk without text, for the `outrider` field alone."""
+        piece = self._shape.piece(choice.index, "", None)
+        return {**self._part(choice, piece), "outrider": about}
+
+    def _part(self, choice: Choice, body: dict[str, Any]) -> Chunk:
+        usage = {"usage": None} if self._asked.usage_wanted else {}
+        return {**self._head(self._shape.part, choice), "choices": [body], **usage}
+
+    def _head(self, kind: str, choice: Choice) -> dict[str, Any]:
+        first = self._choices[min(self._choices)].started
+        return {
+            "id": self._shape.prefix + first.request,
+            "object": kind,
+            "created": self._created,
+            "model": report.served(choice.started, choice.done, choice.forked),
+            "system_fingerprint": f"fp_{choice.started.numeric_class[:16]}",
+        }
+
+    def _about(self) -> dict[str, Any]:
+        return {
+            "metrics": report.metrics(self.ended),
+            "timings": report.timings(self.ended),
+            "outrider": report.provenance(self.ended, self._asked.ignored),
+        }
+
+
+def failed(done: Done) -> OutriderError:
+    """The error that ended an answer; `Done.error` is `CODE: what`, or the text alone."""
+    if done.finish_reason == "cancelled":
+        return OutriderError("the answer was cancelled", why=done.error or "the daemon is leaving")
+    code, _, what = (done.error or "").partition(": ")
+    if what:
+        return from_parts({"code": code, "what": what})
+    return OutriderError(done.error or "the answer failed")
+
+
+def _forked(choice: Choice, event: Forked) -> dict[str, Any]:
+    return {
+        "type": "forked",
+        "mixed": True,
+        "mixed_from": event.position,
+        "model_served": report.served(choice.started, None, event),
+        "reason": event.reason,
+    }
+
+
+def _retractable(event: Provisional | Retract | Waiting) -> dict[str, Any]:
+    if isinstance(event, Provisional):
+        return {
+            "type": "provisional",
+            "position": event.position,
+            "id": event.id,
+            "text": event.text,
+        }
+    if isinstance(event, Retract):
+        return {"type": "retract", "position": event.position}
+    return {"type": "waiting", "reason": event.reason}
