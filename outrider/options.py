@@ -130,8 +130,10 @@ class CloudOptions:
 
 def parse_trigger(text: str) -> tuple[Literal["auto", "free", "wait"], float]:
     """(mode, milliseconds). Raises ConfigError."""
-    if text == "auto" or text == "free":
-        return text, 0.0
+    if text == "auto":
+        return "auto", 0.0
+    if text == "free":
+        return "free", 0.0
     match = re.fullmatch(r"wait:(\d+(?:\.\d+)?)(?:ms)?", text)
     if match is None or float(match[1]) > 10_000:
         raise ConfigError(f"trigger {text!r} is unknown", todo="auto, free, or wait:MS up to 10000")

@@ -27,7 +27,7 @@ class Bus:
         self._path.unlink(missing_ok=True)
         self.address = f"ipc://{self._path}"
         self._source = name
-        self._socket = zmq.Context.instance().socket(zmq.PUB)
+        self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PUB)
         self._socket.set(zmq.SNDHWM, HIGH_WATER)
         self._socket.set(zmq.LINGER, 200)
         self._socket.bind(self.address)

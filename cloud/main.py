@@ -1,0 +1,233 @@
+"""The cloud process: load models, serve, drain, end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1._async import HealthServicer
+
+from outrider import __version__, paths
+from outrider.cloud.cost import StepCost
+from outrider.cloud.scheduler import Scheduler, Trigger
+from outrider.cloud.server import OPTIONS, SERVICE, Cloud, Host, Limits
+from outrider.cloud.tenants import Tenants
+from outrider.cloud.verifier import Verifier
+from outrider.engine import EngineInfo, EngineSpec
+from outrider.errors import ConfigError, PortInUse
+from outrider.lag import LoopLag
+from outrider.models import served
+from outrider.options import CloudOptions, NamedModel, parse_trigger
+from outrider.protocol import events
+from outrider.protocol.bus import Bus
+from outrider.protocol.messages import ModelDescription
+from outrider.worker import EngineProcess
+
+EXPIRE_EVERY_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A cloud that serves: its address, and what it is made of."""
+
+    address: str
+    cloud: Cloud
+    server: grpc.aio.Server
+    health: HealthServicer
+    lag: LoopLag
+    publish: Callable[[events.Event], None]
+    events_address: str
+
+
+async def start(options: CloudOptions, stack: AsyncExitStack) -> Running:
+    """Load, bind and serve; everything ends with the stack. Raises ConfigError, ModelError."""
+    tenants = Tenants.read(options.api_keys) if options.api_keys else Tenants()
+    directory = options.runtime_dir or paths.runtime_dir()
+    bus = Bus(directory, f"cloud-{os.getpid()}")
+    stack.callback(bus.close)
+    hosts = {}
+    for model in options.models:
+        hosts[model.name] = await _host(model, options, bus.publish, stack)
+    cloud = Cloud(hosts, tenants, Limits(ahead=options.ahead), bus.publish)
+    server = grpc.aio.server(options=OPTIONS)
+    health = HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(health, server)
+    server.add_generic_rpc_handlers((cloud.handlers(),))
+    address = _bind(server, options)
+    await server.start()
+    stack.push_async_callback(server.stop, 0.2)
+    await health.set(SERVICE, health_pb2.HealthCheckResponse.SERVING)
+    lag = LoopLag()
+    lag.start()
+    stack.callback(lag.stop)
+    stack.callback(asyncio.create_task(_expire(hosts, options.session_ttl_s)).cancel)
+    bus.publish(events.Up(role="cloud", version=__version__, listen=address, pid=os.getpid()))
+    return Running(address, cloud, server, health, lag, bus.publish, bus.address)
+
+
+async def _host(
+    model: NamedModel,
+    options: CloudOptions,
+    publish: Callable[[events.Event], None],
+    stack: AsyncExitStack,
+) -> Host:
+    spec = EngineSpec(
+        model=model.path,
+        engine=options.engine,
+        device=options.device,
+        dtype=options.dtype,
+        numerics=options.numerics,
+        context=options.context,
+        max_slots=options.max_slots,
+        threads=options.threads,
+    )
+    began = time.monotonic()
+    engine = await EngineProcess.start(spec)
+    mode, wait_ms = parse_trigger(options.trigger)
+    scheduler = Scheduler(
+        StepCost(engine.info.row_rule),
+        Trigger(mode, wait_ms),
+        ahead=options.ahead,
+        max_rows=engine.info.max_rows,
+    )
+    verifier = Verifier(
+        engine, scheduler, publish, time.monotonic, restart=lambda: EngineProcess.start(spec)
+    )
+    stack.push_async_callback(lambda: verifier.engine.shutdown())
+    await verifier.calibrate()
+    task = asyncio.create_task(verifier.run())
+    stack.callback(task.cancel)
+    details = served.load(spec)
+    publish(_loaded(model, engine.info, (time.monotonic() - began) * 1e3))
+    return Host(_describe(model, engine.info, details), details.vocabulary, verifier)
+
+
+def _loaded(model: NamedModel, info: EngineInfo, load_ms: float) -> events.ModelLoaded:
+    return events.ModelLoaded(
+        model=model.name,
+        role="target",
+        engine=info.engine,
+        device=info.device,
+        dtype=info.dtype,
+        exact=info.exact,
+        row_rule=str(info.row_rule),
+        numeric_class=info.numeric_class,
+        load_ms=round(load_ms, 1),
+    )
+
+
+def _describe(model: NamedModel, info: EngineInfo, details: served.Served) -> ModelDescription:
+    if details.vocabulary.digest != info.vocabulary_digest:
+        raise ConfigError(
+            f"the engine and the tokenizer of {model.name} disagree on its vocabulary"
+        )
+    return ModelDescription(
+        name=model.name,
+        model_digest=details.digest,
+        vocabulary_digest=info.vocabulary_digest,
+        numeric_class=info.numeric_class,
+        vocabulary_size=info.vocabulary_size,
+        context=info.context,
+        exact=info.exact,
+        engine=info.engine,
+        device=info.device,
+        dtype=info.dtype,
+        end_ids=details.vocabulary.end,
+        chat_template=details.chat_template,
+        tokenizer_digest=details.tokenizer_digest,
+        created=int(time.clock_gettime(time.CLOCK_REALTIME)),
+        bos=details.bos,
+        eos=details.eos,
+        tokenizer_json=details.tokenizer_json,
+    )
+
+
+def _bind(server: grpc.aio.Server, options: CloudOptions) -> str:
+    wanted = str(options.listen)
+    try:
+        port = (
+            server.add_secure_port(wanted, _credentials(options))
+            if options.tls_cert
+            else server.add_insecure_port(wanted)
+        )
+    except RuntimeError:
+        port = 0
+    if port == 0:
+        raise PortInUse(
+            f"{wanted} can not be bound",
+            why="another process listens there, or the address is not this machine's",
+            effect="the cloud was not started",
+            todo="end that process, or choose another --listen",
+        )
+    return f"{wanted.rpartition(':')[0]}:{port}"
+
+
+def _credentials(options: CloudOptions) -> grpc.ServerCredentials:
+    def read(path: Path | None, name: str) -> bytes:
+        try:
+            return path.read_bytes() if path else b""
+        except OSError as error:
+            raise ConfigError(f"{name} can not be read: {error.strerror}") from None
+
+    pair = (read(options.tls_key, "--tls-key"), read(options.tls_cert, "--tls-cert"))
+    roots = read(options.client_ca, "--client-ca") or None
+    return grpc.ssl_server_credentials([pair], roots, require_client_auth=roots is not None)
+
+
+async def _expire(hosts: dict[str, Host], ttl_s: float) -> None:
+    while True:
+        await asyncio.sleep(min(EXPIRE_EVERY_S, ttl_s / 4))
+        for host in hosts.values():
+            host.verifier.expire(ttl_s)
+
+
+async def drain(running: Running, grace_s: float) -> None:
+    """Take nothing new, let sessions end for a while, then end their streams."""
+    running.cloud.draining = True
+    running.publish(events.Down(role="cloud", reason="draining"))
+    await running.health.enter_graceful_shutdown()
+    await running.server.stop(grace_s)
+
+
+def serve(options: CloudOptions) -> int:
+    """Run until SIGTERM or SIGINT; the exit code."""
+    asyncio.run(_serve(options))
+    return 0
+
+
+async def _serve(options: CloudOptions) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with AsyncExitStack() as stack:
+        running = await start(options, stack)
+        _announce(options, running)
+        await stop.wait()
+        await drain(running, options.drain_s)
+
+
+def _announce(options: CloudOptions, running: Running) -> None:
+    """Say on stderr, and in the ready file, where it serves."""
+    import sys
+
+    hosts = running.cloud.hosts.values()
+    names = ", ".join(
+        f"{host.description.name} ({host.description.engine}, {host.description.dtype}, "
+        f"{'exact' if host.description.exact else 'not exact'})"
+        for host in hosts
+    )
+    print(f"outrider cloud serves {names} at {running.address}", file=sys.stderr)
+    if options.ready_file is not None:
+        ready = {"address": running.address, "pid": os.getpid(), "events": running.events_address}
+        paths.write_atomically(options.ready_file, json.dumps(ready).encode())

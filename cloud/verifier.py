@@ -1,0 +1,329 @@
+"""The committer of one model: plan a pass, run it, settle it, repeat.
+
+It never waits for a device to go on: hints that equal what it would commit let
+one pass commit several tokens, and nothing else depends on them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+from outrider.cloud.accept import accepted
+from outrider.cloud.cost import StepCost
+from outrider.cloud.scheduler import Plan, Scheduler, Work
+from outrider.cloud.session import Choice, Session, finished
+from outrider.engine import Picked, Span
+from outrider.errors import EngineFailed, EngineFull, OutriderError
+from outrider.protocol import events
+from outrider.protocol.messages import Commit, Down
+from outrider.testing import failpoints
+from outrider.worker import AsyncEngine
+
+CALIBRATION_ROWS = (1, 2, 4, 5, 8, 12, 16, 24, 32)
+CALIBRATION_MS = 1500.0
+MAX_STRIKES = 2
+EVENT_EVERY = 16
+"""Passes between two `stepped` events."""
+
+
+@dataclass(frozen=True, slots=True)
+class VerifierStatistics:
+    passes: int
+    rows: int
+    hint_rows: int
+    accepted: int
+    committed: int
+    sessions: int
+    engine_ms: float
+
+
+@dataclass(slots=True)
+class _Counts:
+    passes: int = 0
+    rows: int = 0
+    hint_rows: int = 0
+    accepted: int = 0
+    committed: int = 0
+    engine_ms: float = 0.0
+
+
+@dataclass(slots=True)
+class Verifier:
+    engine: AsyncEngine
+    scheduler: Scheduler
+    publish: Callable[[events.Event], None]
+    clock: Callable[[], float]
+    """Monotonic seconds."""
+    restart: Callable[[], Awaitable[AsyncEngine]]
+    """Makes the engine anew after its process ended."""
+    sessions: dict[tuple[str, bytes], Session] = field(default_factory=dict)
+    counts: _Counts = field(default_factory=_Counts)
+    _wake: asyncio.Event = field(default_factory=asyncio.Event)
+    _closing: list[int] = field(default_factory=list)
+
+    # --- the hot loop ----------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Until cancelled; an engine that is gone is replaced, and the sessions go on."""
+        while True:
+            self._wake.clear()
+            await self._free_slots()
+            await self._take_slots()
+            plan = self.scheduler.plan(self._choices(), self.clock())
+            if plan.works:
+                await self._step(plan)
+            else:
+                await self._sleep(plan)
+
+    async def _step(self, plan: Plan) -> None:
+        began = self.clock()
+        for choice in (work.choice for work in plan.works):
+            choice.started_at = choice.started_at or began
+        failpoints.hit("cloud.before_pass")
+        found = await self._compute(plan.works)
+        failpoints.hit("cloud.after_pass")
+        step_ms = (self.clock() - began) * 1e3
+        self.scheduler.cost.note(plan.rows, step_ms)
+        self._count(plan, step_ms)
+        for work, picked in found:
+            self._settle(work, picked, plan, step_ms)
+        # Writers send what was settled while the next pass computes.
+        await asyncio.sleep(0)
+
+    async def _compute(self, works: Sequence[Work]) -> list[tuple[Work, Picked]]:
+        """One pass over all; when it fails, each alone, so that one bad session harms itself."""
+        try:
+            picked = await self.engine.extend([_span(work) for work in works])
+            return list(zip(works, picked, strict=True))
+        except OutriderError as error:
+            if not self.engine.alive:
+                await self._replace_engine(works)
+                return []
+            if len(works) == 1:
+                self._fail(works[0].choice.session, error)
+                return []
+        return [pair for work in works for pair in await self._compute([work])]
+
+    async def _replace_engine(self, works: Sequence[Work]) -> None:
+        """Start another engine; every session is filled again from its tokens.
+
+        A session that two engines ended on is refused: it may be what ends them.
+        """
+        gone = EngineFailed(
+            "the engine's process ended while it worked on this session",
+            effect="the session ended; what was committed stays",
+            todo="try again, or with another prompt",
+        )
+        self.publish(events.Trouble(code=gone.code, what="the engine's process ended"))
+        for session in {id(work.choice.session): work.choice.session for work in works}.values():
+            session.strikes += 1
+            if session.strikes >= MAX_STRIKES:
+                self._fail(session, gone)
+        for choice in self._choices():
+            choice.slot, choice.filled = None, 0
+        self._closing.clear()
+        await self.engine.shutdown()
+        self.engine = await self.restart()
+
+    def _fail(self, session: Session, error: OutriderError) -> None:
+        session.fail(error)
+        self.drop(session, error.code)
+
+    async def _sleep(self, plan: Plan) -> None:
+        """Until something changes, or the first choice held back must run."""
+        timeout = None if plan.until is None else max(0.0, plan.until - self.clock())
+        try:
+            await asyncio.wait_for(self._wake.wait(), timeout)
+        except TimeoutError:
+            for choice in plan.held:
+                choice.waited = not choice.window.live(len(choice.committed))
+
+    def _settle(self, work: Work, found: Picked, plan: Plan, step_ms: float) -> None:
+        choice = work.choice
+        choice.passed_over = 0
+        if choice.slot is None or choice.done:
+            return
+        if not work.wants:
+            choice.filled = work.base + work.rows
+            return
+        held = accepted(work.hints, found.ids)
+        choice.filled = work.base + work.rows - len(work.hints) + held
+        count, reason = choice.cutter.cut(found.ids[: held + 1])
+        now = self.clock()
+        choice.decoding_at = choice.decoding_at or now
+        position = len(choice.committed)
+        choice.settle(found.ids[:count], now)
+        self.counts.committed += count
+        self.counts.accepted += held
+        commit = Commit(
+            choice.session.open.fence,
+            choice.number,
+            position,
+            found.ids[:count],
+            hint_rows=len(work.hints),
+            from_hints=min(held, count),
+            wish=self.scheduler.wish(choice),
+            rows=plan.rows,
+            step_us=int(step_ms * 1e3),
+            logprobs=found.logprobs[:count] if found.logprobs is not None else None,
+        )
+        failpoints.hit("cloud.before_commit")
+        messages: list[Down] = [commit]
+        if reason is not None:
+            choice.ledger.finished = reason
+            choice.ledger.discarded = held + 1 - count
+            messages.append(finished(choice, reason))
+            self._release(choice)
+        choice.session.emit(messages)
+        if choice.session.done and choice.session.attached:
+            self._end(choice.session, reason.name.lower() if reason else "")
+
+    def _count(self, plan: Plan, step_ms: float) -> None:
+        for choice in plan.held:
+            choice.passed_over += 1
+        self.counts.passes += 1
+        self.counts.rows += plan.rows
+        self.counts.hint_rows += sum(len(work.hints) for work in plan.works)
+        self.counts.engine_ms += step_ms
+        if self.counts.passes % EVENT_EVERY == 0:
+            self.publish(self._stepped(plan, step_ms))
+
+    def _stepped(self, plan: Plan, step_ms: float) -> events.Stepped:
+        return events.Stepped(
+            every=EVENT_EVERY,
+            sessions=len(plan.works),
+            rows=plan.rows,
+            hint_rows=sum(len(work.hints) for work in plan.works),
+            accepted=self.counts.accepted,
+            committed=self.counts.committed,
+            step_ms=round(step_ms, 3),
+            waiting=len(plan.held),
+        )
+
+    # --- sessions --------------------------------------------------------------------------
+
+    def add(self, session: Session) -> None:
+        self.sessions[session.key] = session
+        self._wake.set()
+
+    def wake(self) -> None:
+        """A hint, an acknowledgement or a stream came or went."""
+        self._wake.set()
+
+    def drop(self, session: Session, reason: str) -> None:
+        """Free everything of a session that is not over; the running pass is not disturbed."""
+        for choice in session.choices.values():
+            self._release(choice)
+        self._end(session, reason)
+        self._wake.set()
+
+    def _end(self, session: Session, reason: str) -> None:
+        if self.sessions.get(session.key) is not session:
+            return
+        del self.sessions[session.key]
+        self.publish(
+            events.SessionClosed(
+                session=session.name,
+                reason=reason,
+                tokens=sum(len(choice.committed) for choice in session.choices.values()),
+            )
+        )
+
+    def _release(self, choice: Choice) -> None:
+        if choice.slot is not None:
+            self._closing.append(choice.slot)
+            choice.slot = None
+
+    async def _free_slots(self) -> None:
+        while self._closing:
+            await self.engine.close(self._closing.pop())
+
+    async def _take_slots(self) -> None:
+        for session in list(self.sessions.values()):
+            for choice in session.choices.values():
+                if choice.slot is None and not choice.done and session.attached:
+                    await self._take_slot(choice)
+
+    async def _take_slot(self, choice: Choice) -> None:
+        """Leaves the choice waiting while the engine is full of others."""
+        try:
+            slot = await self.engine.open(choice.sampling)
+        except EngineFull:
+            self._evict()
+            return
+        if choice.session.key in self.sessions:
+            choice.slot, choice.filled = slot, 0
+        else:
+            self._closing.append(slot)
+
+    def _evict(self) -> None:
+        """Give the slots of the session that is longest without its device to others."""
+        idle = [s for s in self.sessions.values() if not s.attached and _slots(s)]
+        if idle:
+            for choice in min(idle, key=lambda s: s.detached_at).choices.values():
+                self._release(choice)
+
+    def expire(self, ttl_s: float) -> None:
+        """End sessions whose device has been away for longer than `ttl_s`."""
+        now = self.clock()
+        for session in list(self.sessions.values()):
+            if not session.attached and now - session.detached_at > ttl_s:
+                self.drop(session, "expired")
+
+    def _choices(self) -> list[Choice]:
+        return [
+            choice
+            for session in self.sessions.values()
+            for choice in session.choices.values()
+            if choice.slot is not None and not choice.done
+        ]
+
+    # --- figures ---------------------------------------------------------------------------
+
+    def statistics(self) -> VerifierStatistics:
+        counts = self.counts
+        return VerifierStatistics(
+            counts.passes,
+            counts.rows,
+            counts.hint_rows,
+            counts.accepted,
+            counts.committed,
+            len(self.sessions),
+            counts.engine_ms,
+        )
+
+    async def calibrate(self) -> StepCost:
+        """Time passes of a few row counts on a slot of their own, and learn what rows cost."""
+        cost = self.scheduler.cost
+        slot = await self.engine.open()
+        spent = 0.0
+        limit = min(self.engine.info.max_rows, self.engine.info.context)
+        for rows in (r for r in CALIBRATION_ROWS if r <= limit):
+            span = Span(slot, 0, (0,) * rows, rows - 1)
+            await self.engine.extend([span])
+            began = self.clock()
+            await self.engine.extend([span])
+            took = (self.clock() - began) * 1e3
+            cost.note(rows, took)
+            spent += 2 * took
+            if spent > CALIBRATION_MS:
+                break
+        await self.engine.close(slot)
+        return cost
+
+
+def _slots(session: Session) -> list[int]:
+    return [c.slot for c in session.choices.values() if c.slot is not None]
+
+
+def _span(work: Work) -> Span:
+    choice = work.choice
+    assert choice.slot is not None
+    wanted = len(work.hints) + 1 if work.wants else 1
+    span = Span(choice.slot, work.base, work.tokens, work.rows - wanted)
+    top = choice.session.open.top_logprobs
+    if top is None or not work.wants:
+        return span
+    return replace(span, want="logprobs", top_n=top)

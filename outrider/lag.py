@@ -1,0 +1,37 @@
+"""How late the event loop is: the one number that says whether something blocks it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+
+INTERVAL_S = 0.02
+KEPT = 3000
+"""Samples: the last minute."""
+
+
+class LoopLag:
+    """Wakes every 20 ms and notes by how much it was late, in milliseconds."""
+
+    def __init__(self) -> None:
+        self._late_ms: deque[float] = deque(maxlen=KEPT)
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._watch())
+
+    async def _watch(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            due = loop.time() + INTERVAL_S
+            await asyncio.sleep(INTERVAL_S)
+            self._late_ms.append((loop.time() - due) * 1e3)
+
+    def quantile_ms(self, share: float) -> float:
+        """Lateness that `share` of the samples stay below; 0 without samples."""
+        ordered = sorted(self._late_ms)
+        return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else 0.0
+
+    def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
