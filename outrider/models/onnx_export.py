@@ -39,7 +39,7 @@ from onnx import TensorProto, helper
 from outrider.errors import ModelUnsupported
 from outrider.models.check import check_safetensors
 from outrider.models.config import ModelConfig, inverse_frequencies, load_config
-from outrider.models.onnx_notes import Notes
+from outrider.models.onnx_notes import Notes, Precision
 from outrider.models.source import ModelFiles
 from outrider.models.weights import Weights, expected
 
@@ -52,7 +52,6 @@ EXTERNAL_FROM = 1 << 30
 
 PAGE = 4096
 
-Precision = Literal["stored", "int8", "int4"]
 Kind = Literal["float32", "float16", "bfloat16"]
 Array = NDArray[Any]
 Weight = tuple[str, Array, int]
@@ -380,8 +379,8 @@ Ports = list[onnx.ValueInfoProto]
 
 def _ports(config: ModelConfig, stage: Stage) -> tuple[Ports, Ports]:
     value, real = helper.make_tensor_value_info, TensorProto.FLOAT
-    stream = ["batch", "rows", config.hidden_size]
-    turns = ["positions", config.head_dim // 2]
+    stream: list[str | int | None] = ["batch", "rows", config.hidden_size]
+    turns: list[str | int | None] = ["positions", config.head_dim // 2]
     ids = value("input_ids", TensorProto.INT64, ["batch", "rows"])
     inputs = [
         ids if stage.embeds else value("hidden", real, stream),
@@ -394,7 +393,7 @@ def _ports(config: ModelConfig, stage: Stage) -> tuple[Ports, Ports]:
     if stage.heads:
         inputs.append(value("wanted", TensorProto.INT64, ["wanted"]))
         outputs = [value("logits", real, ["wanted", config.vocab_size])]
-    cache = ["batch", config.kv_heads, "capacity", config.head_dim]
+    cache: list[str | int | None] = ["batch", config.kv_heads, "capacity", config.head_dim]
     for index in range(stage.first, stage.stop):
         for part in ("key", "value"):
             inputs.append(value(f"past.{index}.{part}", real, cache))

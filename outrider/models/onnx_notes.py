@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from outrider.errors import ModelCorrupt, ModelUnsupported
 
+Precision = Literal["stored", "int8", "int4"]
+"""`stored`: weights in the type they were trained in, computed in float32."""
 FORMAT = 1
 """Version of the graph's layout, told in `outrider.models.onnx_export`."""
 
@@ -21,7 +24,7 @@ class Notes:
 
     weights: str
     """Digest of the model that it was exported from."""
-    precision: str
+    precision: Precision
     first: int
     stop: int
     layers: int

@@ -21,8 +21,6 @@ from outrider.protocol import sampling
 
 SMALL = 64 << 20
 """Bytes of a file below which one thread is the fastest: threads meet at every node."""
-_SLACK = 8
-"""Room behind a slot's last token for padding rows."""
 
 
 def build(spec: EngineSpec) -> OnnxEngine:
@@ -50,8 +48,9 @@ def _dtype(spec: EngineSpec) -> str:
 
 def _decoder(spec: EngineSpec, found: Found, provider: Provider) -> Decoder:
     threads = spec.threads or _threads(found.path)
-    capacity = None if spec.context is None else spec.context + _SLACK
-    return Decoder(found.path, provider, threads=threads, slots=spec.max_slots, capacity=capacity)
+    return Decoder(
+        found.path, provider, threads=threads, slots=spec.max_slots, context=spec.context
+    )
 
 
 def _threads(path: Path) -> int:
@@ -71,7 +70,7 @@ def _info(
         dtype="float32" if notes.precision == "stored" else notes.precision,
         vocabulary_digest=found.vocabulary.digest,
         vocabulary_size=min(len(found.vocabulary), notes.vocab_size),
-        context=spec.context or notes.context,
+        context=decoder.context,
         max_slots=spec.max_slots,
         max_rows=spec.max_rows,
         exact=rule is not None,

@@ -23,6 +23,8 @@ from outrider.engines.onnx.provider import Provider
 from outrider.errors import EngineFailed, ModelCorrupt
 from outrider.models.onnx_notes import Notes, parse
 
+SLACK = 8
+"""Room behind a slot's last token for padding rows."""
 _KEPT_BINDINGS = 64
 _KEPT_SCORES = 1 << 20
 """Elements of scores up to which a binding is kept."""
@@ -57,14 +59,15 @@ class _Bound:
 
 
 class Decoder:
-    """`capacity`: tokens per slot in the cache, padding rows included."""
+    """`context`: tokens per slot, None for what the model was made for; a few more fit."""
 
     def __init__(
-        self, path: Path, provider: Provider, *, threads: int, slots: int, capacity: int | None
+        self, path: Path, provider: Provider, *, threads: int, slots: int, context: int | None
     ) -> None:
         self._session = _opened(path, provider, threads)
         self.notes: Notes = parse(self._session.get_modelmeta().custom_metadata_map)
-        self.capacity = capacity or self.notes.context
+        self.context = context or self.notes.context
+        self.capacity = self.context + SLACK
         self._cos, self._sin = self.notes.turns(self.capacity)
         shape = (slots, self.notes.kv_heads, self.capacity, self.notes.head_dim)
         self._cache = [
@@ -124,7 +127,7 @@ class Decoder:
             np.zeros(wanted, dtype=np.int64),
             np.zeros((wanted, self.notes.vocab_size), dtype=np.float32),
         )
-        inputs = {
+        inputs: dict[str, NDArray[Any]] = {
             "input_ids": bound.ids,
             "lengths": bound.lengths,
             "total": bound.total,
@@ -161,7 +164,7 @@ def _opened(path: Path, provider: Provider, threads: int) -> Any:
     options.inter_op_num_threads = 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-    options.log_severity_level = 3
+    options.log_severity_level = 4
     # The library's errors share no base class.
     try:
         return ort.InferenceSession(str(path), options, providers=provider.chain)

@@ -6,17 +6,18 @@ import hashlib
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from outrider.errors import ConfigError, ModelError, ModelUnsupported
 from outrider.models import vocabulary as vocabularies
 from outrider.models.check import check_onnx
-from outrider.models.onnx_notes import FORMAT, parse
+from outrider.models.onnx_notes import FORMAT, Precision, parse
 from outrider.models.source import ModelFiles, cache_dir, resolve
 from outrider.protocol.vocabulary import Vocabulary
 
-PRECISIONS = {"float32": "stored", "int8": "int8", "int4": "int4"}
+PRECISIONS: Mapping[str, Precision] = {"float32": "stored", "int8": "int8", "int4": "int4"}
 """What people ask for as dtype, and the exporter's word for it."""
 
 
