@@ -21,6 +21,7 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,12 +30,25 @@ from outrider.errors import EngineFailed, InvalidRequest
 
 Floats = NDArray[np.float64]
 Ids = NDArray[np.int64]
+Words = NDArray[np.uint64]
 
 VERSION = 1
 """Changes whenever any seed would give another text; part of the numeric class."""
 
 MAX_NOISE = -math.log(-math.log1p(-(2.0**-53)))
 """The largest Gumbel value 52 bits can give: u = 1 - 2^-53, about 36.74."""
+LEAST_NOISE = -math.log(53 * math.log(2.0))
+"""The least one: u = 2^-53, about -3.60."""
+
+LEAST_TEMPERATURE = 1e-6
+"""Below it, scores over temperature could leave the range of float64; 0 is greedy."""
+MOST_BIASES = 1024
+TOP_P_SLACK = 1e-12
+"""The token at which the sum reaches top_p up to this is the last one kept, so that rounding
+of the sum has no say where equal probabilities meet top_p exactly."""
+
+
+_WORD = 2**32 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +56,7 @@ class SamplingParams:
     """How one token is chosen. Checked on construction; raises `InvalidRequest`."""
 
     temperature: float = 1.0
-    """0 is greedy; else scores are divided by it."""
+    """0 is greedy; else scores are divided by it, and it is at least 1e-6."""
     top_k: int | None = None
     """Keep the k best; None keeps all."""
     top_p: float = 1.0
@@ -60,16 +74,24 @@ class SamplingParams:
 
     def __post_init__(self) -> None:
         _check("temperature", self.temperature, 0.0, 100.0)
+        if 0.0 < self.temperature < LEAST_TEMPERATURE:
+            raise _refused("temperature", self.temperature, f"0, or {LEAST_TEMPERATURE:g} to 100")
         _check("top_p", self.top_p, 0.0, 1.0)
         _check("min_p", self.min_p, 0.0, 1.0)
         _check("repetition_penalty", self.repetition_penalty, 0.01, 100.0)
         _check("presence_penalty", self.presence_penalty, -100.0, 100.0)
         _check("frequency_penalty", self.frequency_penalty, -100.0, 100.0)
-        if self.top_k is not None and self.top_k < 1:
-            raise _refused("top_k", self.top_k, "1 or more, or absent")
+        if self.top_k is not None:
+            _check("top_k", self.top_k, 1, _WORD)
         if self.top_p == 0.0:
             raise _refused("top_p", self.top_p, "above 0, at most 1")
-        for _, bias in self.logit_bias:
+        self._check_bias()
+
+    def _check_bias(self) -> None:
+        if len(self.logit_bias) > MOST_BIASES:
+            raise _refused("logit_bias", "longer", f"at most {MOST_BIASES} ids")
+        for token, bias in self.logit_bias:
+            _check("logit_bias", token, 0, _WORD)
             _check("logit_bias", bias, -1000.0, 1000.0)
         if len({token for token, _ in self.logit_bias}) != len(self.logit_bias):
             raise _refused("logit_bias", "a repeated id", "each id once")
@@ -89,7 +111,7 @@ class SamplingParams:
 
 
 def _check(name: str, value: float, low: float, high: float) -> None:
-    if not (math.isfinite(value) and low <= value <= high):
+    if not low <= value <= high:
         raise _refused(name, value, f"{low:g} to {high:g}")
 
 
@@ -133,37 +155,63 @@ def derive_key(seed: int, choice: int) -> tuple[int, int, int, int]:
 
 # --- the generator -----------------------------------------------------------------------------
 
-_LOW = np.uint64(0xFFFFFFFF)
-_SHIFT = np.uint64(32)
-_M0, _M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
+# Arrays without dimension: numpy takes them faster than scalars.
+_LOW, _SHIFT = np.array(0xFFFFFFFF, dtype=np.uint64), np.array(32, dtype=np.uint64)
+_M0, _M1 = np.array(0xD2511F53, dtype=np.uint64), np.array(0xCD9E8D57, dtype=np.uint64)
 _W0, _W1 = 0x9E3779B9, 0xBB67AE85
+_BLOCK = 8192
+
+
+@lru_cache(maxsize=256)
+def _schedule(key: tuple[int, int]) -> tuple[tuple[Words, Words], ...]:
+    """The two key words of each round."""
+    turns = np.arange(10, dtype=np.uint64)
+    first = (np.uint64(key[0]) + turns * np.uint64(_W0)) & _LOW
+    second = (np.uint64(key[1]) + turns * np.uint64(_W1)) & _LOW
+    return tuple((first[i, ...], second[i, ...]) for i in range(10))
 
 
 def philox4x32(
-    counter: Sequence[NDArray[np.uint64] | int], key: tuple[int, int]
-) -> tuple[NDArray[np.uint64], ...]:
+    counter: Sequence[Words | int], key: tuple[int, int]
+) -> tuple[Words, Words, Words, Words]:
     """Philox4x32-10 (Salmon et al., SC'11) on arrays of 32-bit words held in uint64."""
-    c0, c1, c2, c3 = (np.asarray(word, dtype=np.uint64) for word in counter)
-    for turn in range(10):
-        k0 = np.uint64((key[0] + turn * _W0) & 0xFFFFFFFF)
-        k1 = np.uint64((key[1] + turn * _W1) & 0xFFFFFFFF)
-        p0, p1 = c0 * _M0, c2 * _M1
-        c0, c1, c2, c3 = (p1 >> _SHIFT) ^ c1 ^ k0, p1 & _LOW, (p0 >> _SHIFT) ^ c3 ^ k1, p0 & _LOW
+    shape = np.broadcast_shapes(*(np.shape(word) for word in counter))
+    c0, c1, c2, c3 = (np.full(shape, word, dtype=np.uint64) for word in counter)
+    p0, p1 = np.empty_like(c0), np.empty_like(c0)
+    for k0, k1 in _schedule(key):
+        np.multiply(c0, _M0, p0)
+        np.multiply(c2, _M1, p1)
+        np.right_shift(p1, _SHIFT, c0)
+        np.bitwise_xor(c0, c1, c0)
+        np.bitwise_xor(c0, k0, c0)
+        np.bitwise_and(p1, _LOW, c1)
+        np.right_shift(p0, _SHIFT, c2)
+        np.bitwise_xor(c2, c3, c2)
+        np.bitwise_xor(c2, k1, c2)
+        np.bitwise_and(p0, _LOW, c3)
     return c0, c1, c2, c3
 
 
-def uniforms(key: tuple[int, int, int, int], position: int, ids: Ids) -> Floats:
-    """u in (0, 1) for each id at an absolute position: (k + 1/2) 2^-52 with 52 random bits k."""
-    counter = (ids.astype(np.uint64), position, key[2], key[3])
-    x0, x1, _, _ = philox4x32(counter, (key[0], key[1]))
-    bits = (x0 << np.uint64(20)) | (x1 >> np.uint64(12))
-    return (bits.astype(np.float64) + 0.5) * 2.0**-52
+def random_bits(key: tuple[int, int, int, int], position: int, ids: Ids) -> Words:
+    """52 random bits for each id at an absolute position, in blocks that fit a cache."""
+    result = np.empty(len(ids), dtype=np.uint64)
+    for start in range(0, len(ids), _BLOCK):
+        block = ids[start : start + _BLOCK].astype(np.uint64)
+        x0, x1, _, _ = philox4x32((block, position, key[2], key[3]), (key[0], key[1]))
+        result[start : start + _BLOCK] = (x0 << np.uint64(20)) | (x1 >> np.uint64(12))
+    return result
+
+
+def gumbel(bits: Words) -> Floats:
+    """Standard Gumbel noise from 52 bits k: -log(-log u) with u = (k + 1/2) 2^-52."""
+    uniform = (bits.astype(np.float64) + 0.5) * 2.0**-52
+    result: Floats = -np.log(-np.log(uniform))
+    return result
 
 
 def noise(key: tuple[int, int, int, int], position: int, ids: Ids) -> Floats:
     """Standard Gumbel noise for each id, float64."""
-    result: Floats = -np.log(-np.log(uniforms(key, position, ids)))
-    return result
+    return gumbel(random_bits(key, position, ids))
 
 
 # --- scores ------------------------------------------------------------------------------------
@@ -195,56 +243,58 @@ def allowed(scores: Floats, params: SamplingParams) -> tuple[Ids, Floats]:
     `scores` are penalised; temperature is above 0.
     """
     scaled = scores / params.temperature
-    ids = _candidates(scaled, params)
-    order = np.lexsort((ids, -scaled[ids]))
-    ids = ids[order]
-    if params.top_k is not None:
-        ids = ids[: params.top_k]
-    probabilities = _probabilities(scaled, ids, params)
-    if params.top_p < 1.0:
-        reached = np.cumsum(probabilities)
-        keep = int(np.searchsorted(reached, params.top_p)) + 1
-        ids, probabilities = ids[:keep], probabilities[:keep]
-    if params.min_p > 0.0:
-        ids = ids[probabilities >= params.min_p * probabilities[0]]
-    ids = np.sort(ids)
-    return ids, scaled[ids]
+    if params.top_k is None and params.top_p == 1.0:
+        return _without_unlikely(np.arange(len(scaled), dtype=np.int64), scaled, params)
+    ids = np.sort(_nucleus(scaled, params) if params.top_k is None else _few(scaled, params))
+    return _without_unlikely(ids, scaled[ids], params)
 
 
 _FIRST_TRY = 128
 
 
-def _candidates(scaled: Floats, params: SamplingParams) -> Ids:
-    """A superset of the allowed ids, small where that is cheap to prove.
-
-    The best `k` by value, all ties of the last one included, hold the allowed
-    set when k covers top-k, or when their share of the whole already reaches top-p.
-    """
+def _nucleus(scaled: Floats, params: SamplingParams) -> Ids:
+    """Top-p of the whole vocabulary; few are sorted where few reach it."""
     size = len(scaled)
-    everything: Ids = np.arange(size, dtype=np.int64)
-    if params.top_k is not None:
-        return everything if params.top_k >= size else _best(scaled, params.top_k)
-    if params.top_p == 1.0 or size <= _FIRST_TRY:
-        return everything
-    best = _best(scaled, _FIRST_TRY)
     weights = np.exp(scaled - scaled.max())
-    if float(weights[best].sum()) >= float(weights.sum()) * (params.top_p + 1e-9):
-        return best
-    return everything
+    wanted = (params.top_p - TOP_P_SLACK) * float(weights.sum())
+    k = min(_FIRST_TRY, size)
+    while True:
+        ids = _best(scaled, k)
+        reached = np.cumsum(weights[ids])
+        if reached[-1] >= wanted or k == size:
+            return ids[: int(np.searchsorted(reached, wanted)) + 1]
+        k = min(8 * k, size)
+
+
+def _few(scaled: Floats, params: SamplingParams) -> Ids:
+    """Top-k, and top-p of what it left."""
+    ids = _best(scaled, min(params.top_k or 1, len(scaled)))[: params.top_k]
+    if params.top_p == 1.0:
+        return ids
+    weights = np.exp(scaled[ids] - scaled[ids[0]])
+    wanted = (params.top_p - TOP_P_SLACK) * float(weights.sum())
+    return ids[: int(np.searchsorted(np.cumsum(weights), wanted)) + 1]
+
+
+def _without_unlikely(ids: Ids, scaled: Floats, params: SamplingParams) -> tuple[Ids, Floats]:
+    """Min-p (shares of the best one's probability need no sum), and never an id at -inf."""
+    if params.min_p > 0.0:
+        keep = np.exp(scaled - scaled.max()) >= params.min_p
+    elif math.isfinite(float(scaled.min())):
+        return ids, scaled
+    else:
+        keep = scaled > -np.inf
+    return ids[keep], scaled[keep]
 
 
 def _best(scaled: Floats, k: int) -> Ids:
-    threshold = np.partition(scaled, len(scaled) - k)[len(scaled) - k]
-    result: Ids = np.flatnonzero(scaled >= threshold)
+    """The best k and all ties of the last one; best first, ties by id."""
+    if k < len(scaled):
+        ids = np.flatnonzero(scaled >= np.partition(scaled, len(scaled) - k)[len(scaled) - k])
+    else:
+        ids = np.arange(len(scaled))
+    result: Ids = ids[np.argsort(-scaled[ids], kind="stable")]
     return result
-
-
-def _probabilities(scaled: Floats, ids: Ids, params: SamplingParams) -> Floats:
-    """Softmax over what top-k left: the k best, or the whole vocabulary."""
-    top = float(scaled[ids[0]])
-    weights: Floats = np.exp(scaled[ids] - top)
-    whole = weights if params.top_k is not None else np.exp(scaled - top)
-    return weights / float(whole.sum())
 
 
 def finite(scores: NDArray[np.floating]) -> Floats:
@@ -267,9 +317,12 @@ def choose(scores: Floats, sampling: Sampling, position: int) -> int:
     """The token at `position` from penalised scores, shape [V]."""
     if sampling.params.greedy:
         return int(np.argmax(scores))
-    ids, scaled = allowed(scores, sampling.params)
-    ids, scaled = _contenders(ids, scaled)
-    return int(ids[np.argmax(scaled + noise(sampling.key, position, ids))])
+    ids, scaled = _contenders(*allowed(scores, sampling.params))
+    bits = random_bits(sampling.key, position, ids)
+    if len(ids) > 2 * _LEAD:
+        keep = _hopeful(scaled, bits)
+        ids, scaled, bits = ids[keep], scaled[keep], bits[keep]
+    return int(ids[np.argmax(scaled + gumbel(bits))])
 
 
 def rank(scores: Floats, sampling: Sampling, position: int, k: int) -> tuple[int, ...]:
@@ -279,15 +332,34 @@ def rank(scores: Floats, sampling: Sampling, position: int, k: int) -> tuple[int
     else:
         ids, scaled = allowed(scores, sampling.params)
         keyed = scaled + noise(sampling.key, position, ids)
-    order = np.lexsort((ids, -keyed))[:k]
-    return tuple(int(ids[i]) for i in order)
+    return tuple(int(ids[i]) for i in _best(keyed, k)[:k] if keyed[i] > -np.inf)
 
 
 def _contenders(ids: Ids, scaled: Floats) -> tuple[Ids, Floats]:
     """Drop ids whose score plus the largest noise can not reach the best plus the least noise."""
-    least = -math.log(53 * math.log(2.0))
-    keep = scaled + MAX_NOISE >= scaled.max() + least
+    keep = scaled + MAX_NOISE >= scaled.max() + LEAST_NOISE
     return ids[keep], scaled[keep]
+
+
+_LEAD = 256
+_DOUBT = 1e-9
+"""More than rounding can do to a sum of score and noise, relative to its parts."""
+
+
+def _hopeful(scaled: Floats, bits: Words) -> NDArray[np.bool_]:
+    """Which can still win: the best by score, and of the rest those with large enough bits.
+
+    The rest score at most `cut`, so they need noise of at least `best - cut`, which
+    is a bound on the integers; so few logarithms are taken.
+    """
+    lead = np.argpartition(scaled, len(scaled) - _LEAD)[-_LEAD:]
+    cut = float(scaled[lead].min())
+    best = float((scaled[lead] + gumbel(bits[lead])).max())
+    needed = best - cut - _DOUBT * (1.0 + abs(best) + abs(cut))
+    floor = int(math.exp(-math.exp(-needed)) * 2.0**52) - 4
+    keep: NDArray[np.bool_] = bits >= np.uint64(max(0, floor))
+    keep[lead] = True
+    return keep
 
 
 @dataclass(slots=True)
@@ -379,12 +451,12 @@ def allowed_plain(row: Floats, params: SamplingParams) -> tuple[Ids, Floats]:
     scaled = row / params.temperature
     ids = np.lexsort((np.arange(len(row)), -scaled))[: params.top_k]
     weights = np.exp(scaled[ids] - scaled[ids[0]])
-    probabilities = weights / weights.sum()
     if params.top_p < 1.0:
-        keep = int(np.searchsorted(np.cumsum(probabilities), params.top_p)) + 1
-        ids, probabilities = ids[:keep], probabilities[:keep]
-    ids = ids[probabilities >= params.min_p * probabilities[0]]
-    ids = np.sort(ids)
+        wanted = (params.top_p - TOP_P_SLACK) * weights.sum()
+        keep = int(np.searchsorted(np.cumsum(weights), wanted)) + 1
+        ids, weights = ids[:keep], weights[:keep]
+    ids = np.sort(ids[weights >= params.min_p])
+    ids = ids[scaled[ids] > -np.inf]
     return ids, scaled[ids]
 
 
@@ -414,6 +486,5 @@ def logprobs(row: NDArray[np.floating], chosen: int, top_n: int) -> TokenLogprob
     scores = finite(row)
     best = scores.max()
     normal = scores - (best + math.log(float(np.exp(scores - best).sum())))
-    ids = _best(normal, min(top_n, len(normal))) if top_n else np.empty(0, dtype=np.int64)
-    ids = ids[np.lexsort((ids, -normal[ids]))][:top_n]
+    ids = _best(normal, top_n)[:top_n] if top_n else np.empty(0, dtype=np.int64)
     return TokenLogprobs(float(normal[chosen]), tuple((int(i), float(normal[i])) for i in ids))
