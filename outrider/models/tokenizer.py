@@ -163,6 +163,22 @@ _WHOLE_FIRST = frozenset({"llama-bpe", "llama3", "llama-v3"})
 """Words that are tokens are taken whole, before any merge."""
 
 
+def pre_name(root: Mapping[str, object]) -> str | None:
+    """tokenizer.ggml.pre for a parsed tokenizer.json; None when it has no such name here."""
+    found = root.get("pre_tokenizer")
+    return next((name for name, known in _PRE.items() if _alike(known, found)), None)
+
+
+def _alike(known: object, found: object) -> bool:
+    """Equal, but for fields that do not change ids (`trim_offsets`)."""
+    if isinstance(known, Mapping) and isinstance(found, Mapping):
+        names = (set(known) | set(found)) - {"trim_offsets"}
+        return all(_alike(known.get(name), found.get(name)) for name in names)
+    if isinstance(known, list) and isinstance(found, list):
+        return len(known) == len(found) and all(map(_alike, known, found))
+    return known == found
+
+
 def from_gguf(path: Path) -> bytes:
     """A tokenizer.json from a GGUF's metadata; the file is checked first."""
     header = check_gguf(path)
@@ -185,8 +201,8 @@ def _no_way(name: str, why: str) -> ModelUnsupported:
 
 
 def _byte_level(name: str, header: Gguf) -> dict[str, object]:
-    pre = header.text("tokenizer.ggml.pre") or "gpt-2"
-    if pre not in _PRE:
+    pre = header.text("tokenizer.ggml.pre")
+    if pre is None or pre not in _PRE:
         raise _no_way(name, f"its pre-tokenizer is {pre!r}")
     pieces, added = _tables(name, header)
     merges = [_merge(name, pair) for pair in header.strings("tokenizer.ggml.merges")]
@@ -208,19 +224,23 @@ def _bpe(pieces: dict[str, int], merges: list[tuple[str, str]]) -> dict[str, obj
 
 
 def _tables(name: str, header: Gguf) -> tuple[dict[str, int], list[dict[str, object]]]:
-    """Pieces of the model proper, and the added tokens (control, unknown, user-defined)."""
+    """All tokens by text, and among them the added ones (control, unknown, user-defined).
+
+    Added tokens stand in both: the library gives one that the model lacks a new id.
+    """
     vocabulary = vocabularies.from_header(name, header)
     tokens = header.strings("tokenizer.ggml.tokens")
     pieces: dict[str, int] = {}
     added: list[dict[str, object]] = []
     user = vocabularies.user_defined(header)
-    for number in range(len(vocabulary)):
+    for number, spelled in enumerate(vocabulary.tokens):
+        special = number in vocabulary.special
+        if special and not spelled:
+            continue
         text = tokens[number].decode("utf-8", "replace")
-        if number in vocabulary.special or number in user:
-            if vocabulary.tokens[number]:
-                added.append(_added(number, text, "yes" if number in vocabulary.special else "no"))
-        else:
-            pieces.setdefault(text, number)
+        pieces.setdefault(text, number)
+        if special or number in user:
+            added.append(_added(number, text, "yes" if special else "no"))
     return pieces, added
 
 
@@ -275,7 +295,9 @@ def _sentencepiece(name: str, header: Gguf) -> dict[str, object]:
     scores = header.numbers("tokenizer.ggml.scores")
     if scores is None or len(scores) < len(pieces):
         raise _no_way(name, "its SentencePiece tokens have no scores")
-    merges = _merges(pieces, {text: float(scores[i].item()) for text, i in pieces.items()})
+    own = {str(item["content"]) for item in added}
+    plain = {text: i for text, i in pieces.items() if text not in own}
+    merges = _merges(plain, {text: float(scores[i].item()) for text, i in plain.items()})
     unknown = next((item["content"] for item in added if item["content"] == "<unk>"), None)
     model = _bpe(pieces, merges)
     model |= {"byte_fallback": True, "fuse_unk": True, "unk_token": unknown}

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -91,18 +92,33 @@ def read_limited(path: Path) -> bytes:
 
 def from_tokenizer_bytes(data: bytes, config: Mapping[str, object]) -> Vocabulary:
     """The same from the bytes of a tokenizer.json."""
-    name = "tokenizer.json"
-    root = _object(data, name)
+    root = _object(data, "tokenizer.json")
+    spell = _byte_level if is_byte_level(root) else _sentencepiece
+    table: dict[int, bytes] = {}
+    special: set[int] = set()
+    for text, number, kind in entries(root):
+        special.discard(number)
+        if kind == "special":
+            special.add(number)
+            table[number] = text.encode()
+        else:
+            spelled = spell(text) if kind == "plain" else text.replace(_SPACE, " ").encode()
+            table[number] = spelled
+    return _vocabulary("tokenizer.json", table, special, config)
+
+
+EntryKind = Literal["plain", "added", "special"]
+
+
+def entries(root: Mapping[str, object]) -> Iterator[tuple[str, int, EntryKind]]:
+    """(text, id, kind) of a parsed tokenizer.json: the model's own, then the added ones."""
     model, added = root.get("model"), root.get("added_tokens") or []
     if not isinstance(model, dict) or not isinstance(added, list):
-        raise _corrupt(name, "it has no model, or its added_tokens are no list")
-    spell = _speller(root, model)
-    table = {number: spell(text) for text, number in _pieces(model)}
-    special: set[int] = set()
-    for number, text, declared in _added(added):
-        table[number] = text.encode() if declared else text.replace(_SPACE, " ").encode()
-        (special.add if declared else special.discard)(number)
-    return _vocabulary(name, table, special, config)
+        raise _corrupt("tokenizer.json", "it has no model, or its added_tokens are no list")
+    for text, number in _pieces(model):
+        yield text, number, "plain"
+    for item in added:
+        yield _added(item)
 
 
 def _vocabulary(
@@ -113,10 +129,13 @@ def _vocabulary(
         raise _corrupt(name, f"its ids run from {min(table, default=0)} to {size - 1}")
     holes = set(range(size)) - set(table)
     tokens = tuple(table.get(number, b"") for number in range(size))
-    return _finished(tokens, special | holes, _ids(config.get("bos_token_id")), _ends_of(config))
+    return _finished(
+        tokens, special | holes, _ids(config.get("bos_token_id")), declared_ends(config)
+    )
 
 
-def _ends_of(config: Mapping[str, object]) -> tuple[int, ...]:
+def declared_ends(config: Mapping[str, object]) -> tuple[int, ...]:
+    """End ids as the model's configuration lists them."""
     return _ids(config.get("eos_token_id"))
 
 
@@ -169,14 +188,13 @@ def _is_scored(item: object) -> bool:
     return isinstance(item, list) and bool(item) and isinstance(item[0], str)
 
 
-def _added(added: list[object]) -> Iterable[tuple[int, str, bool]]:
-    for item in added:
-        number = item.get("id") if isinstance(item, dict) else None
-        text = item.get("content") if isinstance(item, dict) else None
-        if type(number) is not int or not isinstance(text, str):
-            raise _corrupt("tokenizer.json", "an added token has no id or no content")
-        assert isinstance(item, dict)
-        yield number, text, item.get("special") is True or looks_special(text)
+def _added(item: object) -> tuple[str, int, EntryKind]:
+    fields = item if isinstance(item, dict) else {}
+    number, text = fields.get("id"), fields.get("content")
+    if type(number) is not int or not isinstance(text, str):
+        raise _corrupt("tokenizer.json", "an added token has no id or no content")
+    special = fields.get("special") is True or looks_special(text)
+    return text, number, "special" if special else "added"
 
 
 def looks_special(text: str) -> bool:
@@ -192,8 +210,13 @@ def looks_special(text: str) -> bool:
 # --- spelling ----------------------------------------------------------------------------------
 
 
-def _speller(root: Mapping[str, object], model: Mapping[str, object]) -> Callable[[str], bytes]:
-    kind = model.get("type") or "BPE"
+def is_byte_level(root: Mapping[str, object]) -> bool:
+    """Whether tokens are written in GPT-2's alphabet of bytes, else as SentencePiece does.
+
+    Raises ModelUnsupported for tokenizers whose tokens spell no bytes (WordPiece).
+    """
+    model = root.get("model")
+    kind = model.get("type") or "BPE" if isinstance(model, dict) else None
     if kind not in ("BPE", "Unigram"):
         raise ModelUnsupported(
             f"a {kind} tokenizer can not be used",
@@ -201,10 +224,7 @@ def _speller(root: Mapping[str, object], model: Mapping[str, object]) -> Callabl
             effect="the vocabulary was not read",
             todo="use a model with a BPE or Unigram tokenizer",
         )
-    parts = json.dumps([root.get("pre_tokenizer"), root.get("decoder")])
-    if '"ByteLevel"' in parts:
-        return _byte_level
-    return _sentencepiece
+    return '"ByteLevel"' in json.dumps([root.get("pre_tokenizer"), root.get("decoder")])
 
 
 def _byte_level(text: str) -> bytes:
