@@ -78,11 +78,11 @@ class Decoder:
 
     def run(self, call: Call) -> Floats:
         """Scores [wanted, vocab_size]; a view that the next run may overwrite."""
-        bound = self._binding(call.slot, len(call.ids), len(call.ids[0]), len(call.wanted))
         rows = len(call.ids[0])
+        bound = self._binding(call.slot, len(call.ids), rows, len(call.wanted))
         bound.ids[:] = call.ids
-        bound.lengths[:] = [past + rows - 1 for past in call.past]
         bound.total[0] = max(call.past) + rows
+        bound.lengths[:] = [past + rows - 1 for past in call.past]
         bound.wanted[:] = call.wanted
         # The library's errors share no base class.
         try:

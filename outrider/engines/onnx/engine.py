@@ -36,15 +36,22 @@ class OnnxEngine(BaseEngine):
         self._decoder = decoder
 
     def _pass(self, spans: Sequence[Span]) -> list[Picked]:
+        picked = self._alone(spans[0]) if len(spans) == 1 else self._together(spans)
+        if self._info.exact and self._passes % RECHECK_EVERY == RECHECK_EVERY - 1:
+            self._recheck(spans[0])
+        return picked
+
+    def _alone(self, span: Span) -> list[Picked]:
+        return [self._picked(span, self._run_span(span, self._computed(span)))]
+
+    def _together(self, spans: Sequence[Span]) -> list[Picked]:
         picked: dict[int, Picked] = {}
         single = [span for span in spans if self._computed(span) == 1]
         for group in _neighbours(sorted(single, key=lambda span: span.slot)):
             picked.update(self._run_rows(group))
         for span in spans:
             if span.slot not in picked:
-                picked[span.slot] = self._picked(span, self._run_span(span, self._computed(span)))
-        if self._info.exact and self._passes % RECHECK_EVERY == RECHECK_EVERY - 1:
-            self._recheck(spans[0])
+                picked[span.slot] = self._alone(span)[0]
         return [picked[span.slot] for span in spans]
 
     def _computed(self, span: Span) -> int:
@@ -67,11 +74,11 @@ class OnnxEngine(BaseEngine):
 
     def _run_span(self, span: Span, rows: int) -> Floats:
         """Scores of the rows asked for, with the span padded to `rows`."""
-        padding = rows - len(span.tokens)
-        self._padded_rows += padding
-        ids = (*span.tokens, *(0,) * padding)
-        wanted = range(span.first, len(span.tokens))
-        return self._decoder.run(Call(span.slot, [ids], [span.base], wanted))
+        count = len(span.tokens)
+        self._padded_rows += rows - count
+        ids = span.tokens if rows == count else (*span.tokens, *(0,) * (rows - count))
+        wanted = range(span.first, count)
+        return self._decoder.run(Call(span.slot, (ids,), (span.base,), wanted))
 
     def _picked(self, span: Span, scores: Floats) -> Picked:
         slot = self._slots[span.slot]
@@ -83,7 +90,7 @@ class OnnxEngine(BaseEngine):
     def _recheck(self, span: Span) -> None:
         """Compute the last row again in other company; `exact` ends with the first difference."""
         row = len(span.tokens) - 1
-        last = replace(span, first=row, tokens=span.tokens)
+        last = replace(span, first=row)
         rule = self._info.row_rule
         rows = rule.padded(len(span.tokens) + 1)
         if span.base + rows > self._decoder.capacity:
