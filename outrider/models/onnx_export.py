@@ -320,7 +320,7 @@ def export(
     the head. Raises ModelCorrupt and ModelUnsupported.
     """
     assert files.config is not None
-    config = load_config(files.config)
+    config = _checked(load_config(files.config))
     tensors = read_tensors(files, config)
     stage = stage_of(config, layers or range(config.layers))
     writer = _written(config, tensors, stage, precision)
@@ -334,6 +334,17 @@ def export(
     notes = _notes(files, config, stage, precision)
     helper.set_model_props(model, {"outrider": notes.text()})
     _save(model, writer.graph.weights, path)
+
+
+def _checked(config: ModelConfig) -> ModelConfig:
+    if config.head_dim % 16:
+        raise ModelUnsupported(
+            f"heads of {config.head_dim} can not be exported to ONNX",
+            why="GroupQueryAttention turns keys in steps of 16",
+            effect="no file was written",
+            todo="use the torch engine",
+        )
+    return config
 
 
 def stage_of(config: ModelConfig, layers: range) -> Stage:

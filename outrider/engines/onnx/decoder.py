@@ -90,7 +90,7 @@ class Decoder:
         except Exception as error:
             raise EngineFailed(
                 "onnxruntime failed in a pass",
-                why=type(error).__name__,
+                why=_first_line(error),
                 effect="the pass gave nothing",
             ) from error
         return bound.scores
@@ -158,6 +158,11 @@ def _bind_output(binding: Any, name: str, array: NDArray[Any]) -> None:
     binding.bind_output(name, "cpu", 0, kind, array.shape, array.ctypes.data)
 
 
+def _first_line(error: Exception) -> str:
+    """What the library says; it speaks of nodes and shapes, never of tokens."""
+    return f"{type(error).__name__}: {str(error).splitlines()[0][:300]}"
+
+
 def _opened(path: Path, provider: Provider, threads: int) -> Any:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
@@ -171,7 +176,7 @@ def _opened(path: Path, provider: Provider, threads: int) -> Any:
     except Exception as error:
         raise ModelCorrupt(
             f"onnxruntime can not load {path.name}",
-            why=type(error).__name__,
+            why=_first_line(error),
             effect="no model was loaded",
             todo="export it again",
         ) from error
