@@ -1,0 +1,220 @@
+"""One draft model for all requests: each has a lane, every pass serves all lanes that want.
+
+A lane's *chain* is what the draft model would say past the committed end, under
+the same noise as the target. Committed tokens that equal the chain's start only
+shorten it; one that differs empties it, and drafting begins anew from there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from outrider.engine import Engine, Span
+from outrider.errors import EngineFull, OutriderError
+from outrider.protocol.sampling import Sampling
+from outrider.worker import EngineThread
+
+BURST = 4
+"""Tokens drafted in one visit to the engine's thread, at most."""
+PREFILL_ROWS = 64
+"""Rows of a long prompt per pass, so that other lanes wait for no more than that."""
+
+
+@dataclass(slots=True, eq=False)
+class Lane:
+    """One answer's drafts. `tokens` are prompt and committed answer, final."""
+
+    sampling: Sampling
+    tokens: list[int]
+    grown: Callable[[], None]
+    """Called on the loop after the chain grew, or could not."""
+    chain: list[int] = field(default_factory=list)
+    depth: int = 0
+    """Wanted length of the chain; 0 rests."""
+    slot: int | None = None
+    held: list[int] = field(default_factory=list)
+    """What the engine's slot holds."""
+    silent: bool = False
+    """The drafter had nothing to propose after the last token; a commit wakes it."""
+    closed: bool = False
+    draft_ms: float = 0.0
+    """Time the last burst took."""
+
+    def commit(self, tokens: Sequence[int]) -> None:
+        """Committed tokens arrived: they shorten the chain, or end it."""
+        for token in tokens:
+            self.tokens.append(token)
+            if self.chain and self.chain[0] == token:
+                del self.chain[0]
+            else:
+                self.chain.clear()
+        self.silent = False
+
+    def wants(self, context: int) -> bool:
+        room = len(self.tokens) + len(self.chain) < context
+        return room and not self.closed and not self.silent and len(self.chain) < self.depth
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """What one lane asks of a burst; a copy, since the lane may change meanwhile."""
+
+    lane: Lane
+    sequence: tuple[int, ...]
+    """Committed tokens and chain when the job was made."""
+    final: int
+    """How many of them were committed."""
+    base: int
+    tokens: tuple[int, ...]
+    want: int
+    """Tokens to draft; 0 while a prompt goes on being filled."""
+
+    def holds(self, drafted: Sequence[int]) -> bool:
+        """Whether what was committed meanwhile agrees with the sequence and these drafts."""
+        fresh = self.lane.tokens[self.final :]
+        foreseen = (*self.sequence[self.final :], *drafted)
+        return all(a == b for a, b in zip(fresh, foreseen, strict=False))
+
+
+@dataclass(slots=True)
+class Drafter:
+    engine: EngineThread
+    clock: Callable[[], float]
+    lanes: list[Lane] = field(default_factory=list)
+    _wake: asyncio.Event = field(default_factory=asyncio.Event)
+    _closing: list[int] = field(default_factory=list)
+
+    def open(self, sampling: Sampling, tokens: Sequence[int], grown: Callable[[], None]) -> Lane:
+        lane = Lane(sampling, list(tokens), grown)
+        self.lanes.append(lane)
+        return lane
+
+    def close(self, lane: Lane) -> None:
+        lane.closed = True
+        if lane in self.lanes:
+            self.lanes.remove(lane)
+        if lane.slot is not None:
+            self._closing.append(lane.slot)
+            lane.slot = None
+        self._wake.set()
+
+    def wake(self) -> None:
+        """A lane's wishes or its committed tokens changed."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Until cancelled: burst after burst for whoever wants."""
+        while True:
+            self._wake.clear()
+            await self._free_slots()
+            jobs = [job for lane in list(self.lanes) if (job := await self._job(lane))]
+            if jobs:
+                await self._burst(jobs)
+            else:
+                await self._wake.wait()
+
+    async def _free_slots(self) -> None:
+        while self._closing:
+            await self.engine.close(self._closing.pop())
+
+    async def _job(self, lane: Lane) -> _Job | None:
+        if not lane.wants(self.engine.info.context) or not await self._seated(lane):
+            return None
+        sequence = (*lane.tokens, *lane.chain)
+        final = len(lane.tokens)
+        base = _common(lane.held, sequence, len(sequence) - 1)
+        pending = sequence[base:]
+        if len(pending) > PREFILL_ROWS:
+            return _Job(lane, sequence, final, base, pending[:PREFILL_ROWS], 0)
+        room = self.engine.info.context - len(sequence)
+        want = min(BURST, lane.depth - len(lane.chain), room)
+        return _Job(lane, sequence, final, base, pending, max(1, want))
+
+    async def _seated(self, lane: Lane) -> bool:
+        """Whether the lane has a slot; with all slots taken it drafts when one is free."""
+        if lane.slot is None:
+            try:
+                slot = await self.engine.open(lane.sampling)
+            except EngineFull:
+                return False
+            if lane.closed:
+                self._closing.append(slot)
+                return False
+            lane.slot, lane.held = slot, []
+        return True
+
+    async def _burst(self, jobs: Sequence[_Job]) -> None:
+        began = self.clock()
+        slots = [job.lane.slot for job in jobs if job.lane.slot is not None]
+        if len(slots) != len(jobs):
+            return
+        try:
+            drafts = await self.engine.run(lambda engine: draft(engine, jobs, slots))
+        except OutriderError:
+            self._give_up(jobs)
+            return
+        took = (self.clock() - began) * 1e3
+        for job, drafted in zip(jobs, drafts, strict=True):
+            _take(job, drafted, took)
+
+    def _give_up(self, jobs: Sequence[_Job]) -> None:
+        """The engine failed on this pass: these answers go on without hints."""
+        for job in jobs:
+            job.lane.silent = True
+            job.lane.held = []
+            job.lane.grown()
+
+
+def draft(
+    engine: Engine, jobs: Sequence[_Job], slots: Sequence[int]
+) -> list[tuple[int, ...] | None]:
+    """Up to `want` tokens per job, one pass per token over all jobs that still want.
+
+    Runs in the engine's thread. None for a job that only filled its prompt. A job
+    ends early when the drafter proposes nothing, or its lane diverged meanwhile.
+    """
+    results: list[list[int]] = [[] for _ in jobs]
+    going = list(range(len(jobs)))
+    while going:
+        spans = [_next_span(jobs[i], slots[i], results[i]) for i in going]
+        picked = engine.extend(spans)
+        still = []
+        for i, found in zip(going, picked, strict=True):
+            if jobs[i].want and (found.proposes is None or found.proposes[-1]):
+                results[i].append(found.ids[-1])
+                if len(results[i]) < jobs[i].want and jobs[i].holds(results[i]):
+                    still.append(i)
+        going = still
+    return [tuple(r) if job.want else None for r, job in zip(results, jobs, strict=True)]
+
+
+def _next_span(job: _Job, slot: int, drafted: Sequence[int]) -> Span:
+    if not drafted:
+        return Span(slot, job.base, job.tokens, len(job.tokens) - 1)
+    return Span(slot, job.base + len(job.tokens) + len(drafted) - 1, (drafted[-1],))
+
+
+def _take(job: _Job, drafted: tuple[int, ...] | None, took_ms: float) -> None:
+    lane = job.lane
+    fed = (*job.tokens, *(drafted or ())[:-1])
+    lane.held[job.base :] = fed
+    if drafted is None or lane.closed:
+        return
+    lane.draft_ms = took_ms
+    if job.holds(drafted):
+        # What was committed meanwhile is no longer a draft.
+        known = len(lane.tokens) + len(lane.chain) - len(job.sequence)
+        lane.chain.extend(drafted[known:])
+        lane.silent = not drafted
+    lane.grown()
+
+
+def _common(held: Sequence[int], sequence: Sequence[int], limit: int) -> int:
+    """Length of the common prefix, at most `limit`, so that one row is left to compute."""
+    count = 0
+    top = min(len(held), limit)
+    while count < top and held[count] == sequence[count]:
+        count += 1
+    return count

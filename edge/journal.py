@@ -1,0 +1,208 @@
+"""The device's record of a request: enough to go on anywhere with the same text.
+
+Records are `open` (prompt, parameters, seed), `committed` (position, tokens, fence),
+`provisional` and `fork` (position). In memory unless asked; on disk one file a
+request, 0600, each record sealed through a `Seal`, framed by its length and a
+checksum, synced at open and at close, and removed when the answer is done. A
+torn last record is dropped; everything before it counts.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal, Protocol
+
+import msgspec
+
+from outrider.errors import JournalError
+from outrider.protocol.sampling import SamplingParams
+
+FORMAT = 1
+_MAGIC = b"outrider journal\n"
+_HEAD = 8
+_MAX_RECORD = 1 << 24
+
+
+class Opened(msgspec.Struct, frozen=True, tag="open", array_like=True):
+    format: int
+    request: str
+    session: bytes
+    model: str
+    numeric_class: str
+    prompt: tuple[int, ...]
+    sampling: SamplingParams
+    seed: bytes
+    choices: int
+    max_tokens: int
+    stop: tuple[bytes, ...]
+
+
+class Committed(msgspec.Struct, frozen=True, tag="committed", array_like=True):
+    fence: int
+    choice: int
+    position: int
+    tokens: tuple[int, ...]
+
+
+class Fenced(msgspec.Struct, frozen=True, tag="fenced", array_like=True):
+    """A reconnect: the session goes on under this fence and numeric class."""
+
+    fence: int
+    numeric_class: str
+
+
+class Provisional(msgspec.Struct, frozen=True, tag="provisional", array_like=True):
+    """Local tokens are shown from here on; they are not kept."""
+
+    choice: int
+    position: int
+
+
+class Fork(msgspec.Struct, frozen=True, tag="fork", array_like=True):
+    """From here on the answer is the small model's, and final."""
+
+    choice: int
+    position: int
+    model: str
+
+
+Record = Opened | Committed | Fenced | Provisional | Fork
+
+_ENCODER = msgspec.msgpack.Encoder()
+_DECODER: msgspec.msgpack.Decoder[Record] = msgspec.msgpack.Decoder(Record)
+
+
+class Seal(Protocol):
+    """Protects a record at rest; `number` is its place in the file."""
+
+    def seal(self, number: int, data: bytes) -> bytes: ...
+
+    def open(self, number: int, data: bytes) -> bytes:
+        """Raises JournalError when it was changed."""
+        ...
+
+
+class Plain:
+    """No protection beyond the file's mode; records are as readable as the user's other files."""
+
+    def seal(self, number: int, data: bytes) -> bytes:
+        return data
+
+    def open(self, number: int, data: bytes) -> bytes:
+        return data
+
+
+class Journal(Protocol):
+    def write(self, record: Record) -> None:
+        """Raises JournalError when it can not be kept; what was kept before stays."""
+        ...
+
+    def close(self, *, outcome: Literal["done", "kept"]) -> None:
+        """`done` removes it, `kept` leaves it for a later start."""
+        ...
+
+
+class MemoryJournal:
+    """The default: gone with the process."""
+
+    def __init__(self) -> None:
+        self.records: list[Record] = []
+
+    def write(self, record: Record) -> None:
+        self.records.append(record)
+
+    def close(self, *, outcome: Literal["done", "kept"]) -> None:
+        self.records.clear()
+
+
+class DiskJournal:
+    """Append-only file. `write` hands records to the system at once, so that they
+    outlive the process; open and close are synced, so that they outlive a power cut."""
+
+    def __init__(self, path: Path, seal: Seal) -> None:
+        self.path = path
+        self._seal = seal
+        self._number = 0
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND
+            self._descriptor = os.open(path, flags, 0o600)
+            self._put(_MAGIC)
+            os.fsync(self._descriptor)
+        except OSError as error:
+            raise _unkept(error) from None
+
+    def write(self, record: Record) -> None:
+        body = self._seal.seal(self._number, _ENCODER.encode(record))
+        self._number += 1
+        head = len(body).to_bytes(4, "little") + zlib.crc32(body).to_bytes(4, "little")
+        try:
+            self._put(head + body)
+            if isinstance(record, Opened):
+                os.fsync(self._descriptor)
+        except OSError as error:
+            raise _unkept(error) from None
+
+    def _put(self, data: bytes) -> None:
+        written = os.write(self._descriptor, data)
+        if written != len(data):
+            # A short write is how a full disk begins; the torn record is dropped by readers.
+            raise OSError(28, "No space left on device")
+
+    def close(self, *, outcome: Literal["done", "kept"]) -> None:
+        try:
+            if outcome == "kept":
+                os.fsync(self._descriptor)
+            os.close(self._descriptor)
+            if outcome == "done":
+                self.path.unlink(missing_ok=True)
+        except OSError as error:
+            raise _unkept(error) from None
+
+
+def _unkept(error: OSError) -> JournalError:
+    return JournalError(
+        "the disk journal can not be kept",
+        why=error.strerror or "the disk refused",
+        effect="the answer goes on, but would not survive a restart of the daemon",
+        todo="free disk space, or start with --journal memory",
+    )
+
+
+def read(path: Path, seal: Seal) -> Iterator[Record]:
+    """The records of a journal up to the first that is torn or changed.
+
+    Raises JournalError for a file of a newer format, or none at all.
+    """
+    data = path.read_bytes()
+    if not data.startswith(_MAGIC):
+        raise JournalError(f"{path.name} is no journal")
+    at, number = len(_MAGIC), 0
+    while (body := _record(data, at)) is not None:
+        try:
+            record = _DECODER.decode(seal.open(number, body))
+        except (msgspec.DecodeError, JournalError):
+            return
+        if isinstance(record, Opened) and record.format > FORMAT:
+            raise JournalError(
+                f"{path.name} was written by a newer outrider",
+                why=f"its format is {record.format}, this release reads up to {FORMAT}",
+                effect="its request is not taken up again",
+                todo="update outrider, or delete the file",
+            )
+        yield record
+        at, number = at + _HEAD + len(body), number + 1
+
+
+def _record(data: bytes, at: int) -> bytes | None:
+    """The record's body, None when it is torn."""
+    if at + _HEAD > len(data):
+        return None
+    size = int.from_bytes(data[at : at + 4], "little")
+    body = data[at + _HEAD : at + _HEAD + size]
+    checksum = int.from_bytes(data[at + 4 : at + _HEAD], "little")
+    sound = size <= _MAX_RECORD and len(body) == size and zlib.crc32(body) == checksum
+    return body if sound else None

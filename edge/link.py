@@ -1,0 +1,337 @@
+"""The way to the clouds: channels, sessions on them, round trips, and what is down.
+
+Clouds are tried in order. One that fails is left alone for a while that doubles up
+to a bound, so that many devices do not come back all at once. A peer is found
+dead by silence: both sides send heartbeats, and gRPC's own pings back that up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from outrider.errors import (
+    AccessDenied,
+    CloudUnreachable,
+    ConfigError,
+    LinkLost,
+    OutriderError,
+)
+from outrider.models import served
+from outrider.models.served import Served
+from outrider.options import Address, EdgeOptions
+from outrider.protocol import codec, events, faults
+from outrider.protocol.messages import (
+    VERSION,
+    Down,
+    Heartbeat,
+    ModelDescription,
+    Open,
+    Opened,
+    Up,
+)
+from outrider.protocol.state import Conversation, Role
+
+SERVICE = "outrider.v1.Outrider"
+CONNECT_S = 2.0
+DESCRIBE_S = 20.0
+SILENCE_S = 2.5
+"""Nothing for this long from a cloud that announced 1000 ms heartbeats: it is lost."""
+BACKOFF_S = (0.25, 4.0)
+"""First and longest pause before a cloud is tried again; each has up to half of it on top."""
+RTT_FADE = 0.7
+OPTIONS: tuple[tuple[str, int], ...] = (
+    ("grpc.max_receive_message_length", 96 << 20),
+    ("grpc.keepalive_time_ms", 1000),
+    ("grpc.keepalive_timeout_ms", 1000),
+    ("grpc.http2.ping_timeout_ms", 1000),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.min_reconnect_backoff_ms", 200),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.enable_retries", 0),
+)
+"""Pings run only while a session does; the tokenizer of a large vocabulary fits a message."""
+
+
+@dataclass(slots=True)
+class Wire:
+    """One session stream; counts its own message bytes."""
+
+    call: Any
+    conversation: Conversation
+    slots: int
+    top_logprobs: int | None
+    rtt: Callable[[float], None]
+    bytes_up: int = 0
+    bytes_down: int = 0
+    echo_us: int = 0
+
+    async def send(self, message: Up) -> None:
+        """Raises LinkLost, or what the cloud ended the stream with."""
+        self.conversation.send(message)
+        data = codec.encode_up(message, self.slots)
+        self.bytes_up += len(data)
+        try:
+            await self.call.write(data)
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError, grpc.aio.UsageError):
+            raise await self._reason() from None
+
+    async def receive(self) -> Down | None:
+        """The next message, None at the stream's proper end; heartbeats are answered here."""
+        while True:
+            try:
+                async with asyncio.timeout(SILENCE_S):
+                    data = await self.call.read()
+            except TimeoutError:
+                raise LinkLost(
+                    "the cloud went silent", why=f"nothing came for {SILENCE_S} s"
+                ) from None
+            except grpc.aio.AioRpcError:
+                raise await self._reason() from None
+            if data is grpc.aio.EOF:
+                await self._ended()
+                return None
+            self.bytes_down += len(data)
+            message = codec.decode_down(data, self.slots, self.top_logprobs)
+            self.conversation.receive(message)
+            if not isinstance(message, Heartbeat):
+                return message
+            await self._beat(message)
+
+    async def _beat(self, message: Heartbeat) -> None:
+        if message.echo_us:
+            self.rtt(time.monotonic() - message.echo_us / 1e6)
+        if message.echo_us == 0 or not message.sent_us:
+            await self.send(Heartbeat(_now_us(), message.sent_us))
+
+    async def _ended(self) -> None:
+        if await self.call.code() is not grpc.StatusCode.OK:
+            raise await self._reason()
+
+    async def _reason(self) -> OutriderError:
+        """Why the stream ended, typed."""
+        return await reason(self.call)
+
+    def cancel(self) -> None:
+        self.call.cancel()
+
+
+async def reason(call: Any) -> OutriderError:
+    """The typed error of a call that failed; what carries none is the network's fault."""
+    code, trailing = await call.code(), await call.trailing_metadata()
+    for key, value in trailing or ():
+        if key == faults.METADATA and isinstance(value, bytes):
+            return faults.unpack(value)
+    detail = f"gRPC says {code.name.lower().replace('_', ' ')}"
+    if code is grpc.StatusCode.UNAVAILABLE:
+        return CloudUnreachable("the cloud can not be reached", why=detail)
+    return LinkLost("the link to the cloud broke", why=detail)
+
+
+@dataclass(slots=True)
+class Peer:
+    """One cloud: its channel, what it serves, and when it may be tried again."""
+
+    address: str
+    channel: grpc.aio.Channel
+    models: tuple[ModelDescription, ...] = ()
+    served: dict[str, Served] = field(default_factory=dict)
+    failures: int = 0
+    retry_at: float = 0.0
+    rtt_s: float | None = None
+    detail: str = ""
+
+    @property
+    def known(self) -> bool:
+        return bool(self.models)
+
+    def note_rtt(self, seconds: float) -> None:
+        fade = RTT_FADE if self.rtt_s is not None else 0.0
+        self.rtt_s = (self.rtt_s or 0.0) * fade + seconds * (1 - fade)
+
+    def failed(self, error: OutriderError, now: float) -> None:
+        pause = min(BACKOFF_S[1], BACKOFF_S[0] * 2**self.failures)
+        self.failures += 1
+        self.retry_at = now + pause * (1.0 + random.random() / 2)
+        self.detail = error.what
+
+    def worked(self) -> None:
+        self.failures, self.retry_at, self.detail = 0, 0.0, ""
+
+
+@dataclass(slots=True)
+class Link:
+    """All clouds of this daemon, in order of preference."""
+
+    peers: list[Peer]
+    metadata: tuple[tuple[str, str], ...]
+    publish: Callable[[events.Event], None]
+    clock: Callable[[], float] = time.monotonic
+
+    @classmethod
+    def make(cls, options: EdgeOptions, publish: Callable[[events.Event], None]) -> Link:
+        credentials = _credentials(options)
+        peers = [Peer(str(a), _channel(a, credentials)) for a in options.clouds]
+        key = options.cloud_api_key
+        metadata = (("authorization", f"Bearer {key}"),) if key else ()
+        return cls(peers, metadata, publish)
+
+    def usable(self) -> list[Peer]:
+        """Clouds that may be tried now, best first."""
+        now = self.clock()
+        return [peer for peer in self.peers if peer.retry_at <= now]
+
+    def next_try_s(self) -> float:
+        """Seconds until a cloud may be tried again; 0 when one may be now."""
+        now = self.clock()
+        return max(0.0, min((peer.retry_at for peer in self.peers), default=now + 1.0) - now)
+
+    def connected(self) -> Peer | None:
+        """The first cloud that answered and has not failed since."""
+        return next((peer for peer in self.peers if peer.known and not peer.failures), None)
+
+    def find(self, model: str) -> ModelDescription | None:
+        """The description of a target model by name, empty for the default."""
+        for peer in self.peers:
+            for description in peer.models:
+                if model in ("", description.name):
+                    return description
+        return None
+
+    def served(self, model: str) -> Served | None:
+        """Tokenizer and template of a target that is or was reachable."""
+        for peer in self.peers:
+            for description in peer.models:
+                if model in ("", description.name) and description.name in peer.served:
+                    return peer.served[description.name]
+        return None
+
+    async def describe(self, peer: Peer) -> None:
+        """Ask a cloud what it serves, with tokenizers. Raises what is wrong with it."""
+        method: Any = peer.channel.unary_unary(f"/{SERVICE}/Describe")
+        request = codec.encode_describe(VERSION, "", with_tokenizer=True)
+        began = self.clock()
+        call = method(request, metadata=self.metadata, timeout=DESCRIBE_S, wait_for_ready=False)
+        try:
+            data = await call
+        except grpc.aio.AioRpcError:
+            raise await reason(call) from None
+        _, models = codec.decode_description(data)
+        peer.served = {model.name: served.described(model) for model in models}
+        if peer.rtt_s is None:
+            peer.note_rtt(self.clock() - began)
+        peer.models = models
+        self._worked(peer)
+
+    async def check(self, peer: Peer) -> bool:
+        """Whether the cloud answers now; keeps its state."""
+        before = peer.failures
+        try:
+            await self.describe(peer)
+        except OutriderError as error:
+            self.failed(peer, error)
+            if not before:
+                self._say(peer, "unreachable", error.what)
+            return False
+        return True
+
+    async def open(self, peer: Peer, message: Open) -> tuple[Wire, Opened]:
+        """A session on one cloud. Raises LinkError, HandshakeRefused, Overloaded, ..."""
+        if not peer.known:
+            await self.describe(peer)
+        method: Any = peer.channel.stream_stream(f"/{SERVICE}/Session")
+        call = method(metadata=self.metadata, wait_for_ready=False)
+        wire = Wire(
+            call,
+            Conversation(Role.EDGE),
+            message.slots,
+            message.top_logprobs,
+            peer.note_rtt,
+        )
+        began = self.clock()
+        try:
+            await wire.send(message)
+            opened = await wire.receive()
+        except BaseException:
+            wire.cancel()
+            raise
+        if not isinstance(opened, Opened):
+            wire.cancel()
+            raise LinkLost("the cloud ended the stream before it began")
+        peer.note_rtt(self.clock() - began)
+        self._worked(peer)
+        return wire, opened
+
+    def failed(self, peer: Peer, error: OutriderError) -> None:
+        peer.failed(error, self.clock())
+        if isinstance(error, AccessDenied):
+            self._say(peer, "unreachable", error.what)
+
+    def lost(self, peer: Peer, error: OutriderError) -> None:
+        """A session's stream broke."""
+        if not peer.failures:
+            self._say(peer, "lost", error.what)
+        peer.failed(error, self.clock())
+
+    def _worked(self, peer: Peer) -> None:
+        if peer.failures or not peer.detail == "":
+            self._say(peer, "connected", "")
+        peer.worked()
+
+    def _say(self, peer: Peer, state: Any, detail: str) -> None:
+        rtt_ms = None if peer.rtt_s is None else round(peer.rtt_s * 1e3, 3)
+        self.publish(
+            events.LinkChanged(cloud=peer.address, state=state, rtt_ms=rtt_ms, detail=detail)
+        )
+
+    async def close(self) -> None:
+        for peer in self.peers:
+            await peer.channel.close()
+
+
+async def watch(link: Link, every_s: float = 5.0) -> AsyncIterator[None]:
+    """Keep trying the clouds that are not known or failed; yields after each round."""
+    while True:
+        for peer in link.usable():
+            if peer.failures or not peer.known:
+                await link.check(peer)
+        yield
+        pause = link.next_try_s() if link.connected() is None else every_s
+        await asyncio.sleep(max(0.1, min(pause, every_s)))
+
+
+def _channel(address: Address, credentials: grpc.ChannelCredentials | None) -> grpc.aio.Channel:
+    if credentials is None:
+        return grpc.aio.insecure_channel(str(address), options=OPTIONS)
+    return grpc.aio.secure_channel(str(address), credentials, options=OPTIONS)
+
+
+def _credentials(options: EdgeOptions) -> grpc.ChannelCredentials | None:
+    if options.cloud_ca is None:
+        return None
+
+    def read(path: Path | None, name: str) -> bytes | None:
+        try:
+            return path.read_bytes() if path else None
+        except OSError as error:
+            raise ConfigError(f"{name} can not be read: {error.strerror}") from None
+
+    return grpc.ssl_channel_credentials(
+        read(options.cloud_ca, "--cloud-ca"),
+        read(options.cloud_key, "--cloud-key"),
+        read(options.cloud_cert, "--cloud-cert"),
+    )
+
+
+def _now_us() -> int:
+    return int(time.monotonic() * 1e6)

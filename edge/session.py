@@ -1,0 +1,564 @@
+"""One request's life at the device: open, draft ahead, commit, roll back, go on elsewhere, end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from outrider.edge.answer import Answer
+from outrider.edge.drafter import Drafter
+from outrider.edge.journal import (
+    FORMAT,
+    Committed,
+    Fenced,
+    Fork,
+    Journal,
+    MemoryJournal,
+)
+from outrider.edge.journal import (
+    Opened as OpenedRecord,
+)
+from outrider.edge.journal import (
+    Provisional as ProvisionalRecord,
+)
+from outrider.edge.link import Link, Peer, Wire
+from outrider.edge.text import TextStream
+from outrider.edge.transcript import Transcript
+from outrider.errors import (
+    CloudUnreachable,
+    EngineFailed,
+    HandshakeRefused,
+    JournalError,
+    LinkError,
+    OutriderError,
+    Overloaded,
+    RemoteProtocolError,
+)
+from outrider.protocol import events
+from outrider.protocol.messages import (
+    ChoiceOpen,
+    Close,
+    Commit,
+    Finished,
+    Open,
+    Opened,
+)
+from outrider.protocol.sampling import Sampling, SamplingParams
+from outrider.protocol.state import Ledger
+from outrider.protocol.stops import Cutter
+from outrider.protocol.stream import Done, FinishReason, Started, Waiting
+from outrider.protocol.vocabulary import Vocabulary
+from outrider.testing import failpoints
+
+SLOTS = 8
+ELSEWHERE = (LinkError, RemoteProtocolError, EngineFailed, Overloaded)
+"""Errors of one cloud after which the answer goes on elsewhere, or later."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A request made definite."""
+
+    id: str
+    model: str
+    """The target's name; the draft's for placement `edge`."""
+    prompt: tuple[int, ...]
+    sampling: SamplingParams
+    seed: int
+    choices: int
+    max_tokens: int
+    stop: tuple[bytes, ...]
+    top_logprobs: int | None
+    placement: Literal["edge", "cloud", "draft"]
+    fallback: Literal["wait", "local", "error"]
+    patience_s: float
+    exact_required: bool
+    retract: bool
+    hint_depth: int | None
+    vocabulary: Vocabulary
+    draft_model: str
+    session: bytes
+
+
+@dataclass(slots=True)
+class _Totals:
+    bytes_up: int = 0
+    bytes_down: int = 0
+    hints: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    job: Job
+    link: Link | None
+    drafter: Drafter | None
+    """None when there is no draft model of the target's vocabulary."""
+    publish: Callable[[events.Event], None]
+    clock: Callable[[], float]
+    journal: Journal = field(default_factory=MemoryJournal)
+    transcript: Transcript = field(default_factory=Transcript)
+    answers: list[Answer] = field(default_factory=list)
+    fence: int = 0
+    exact: bool = False
+    numeric_class: str = ""
+    class_changed_at: list[int] = field(default_factory=list)
+    totals: _Totals = field(default_factory=_Totals)
+    rtt_s: float | None = None
+    began: float = 0.0
+    _kick: asyncio.Event = field(default_factory=asyncio.Event)
+    """A lane grew, or a commit came: look whether there is something to send."""
+
+    # --- life ------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """To the end of all choices; the transcript gets everything, errors too."""
+        try:
+            self._begin()
+            await self._serve()
+            self._end("done")
+        except OutriderError as error:
+            self._end("failed", error)
+        except asyncio.CancelledError:
+            self._end("cancelled")
+            raise
+        finally:
+            self._close_lanes()
+
+    def _begin(self) -> None:
+        self.began = self.clock()
+        if not self.answers:
+            self.answers = [self._answer(number, ()) for number in range(self.job.choices)]
+            self._keep(self._record())
+        self.publish(
+            events.RequestStarted(
+                request=self.job.id,
+                placement=self.job.placement,
+                prompt_tokens=len(self.job.prompt),
+                choices=self.job.choices,
+            )
+        )
+
+    def restore(self, committed: Sequence[Sequence[int]], fence: int) -> None:
+        """Take up what a journal kept; before `run`."""
+        self.fence = fence
+        self.answers = [self._answer(n, tokens) for n, tokens in enumerate(committed)]
+
+    def _answer(self, number: int, committed: Sequence[int]) -> Answer:
+        job = self.job
+        answer = Answer(
+            number,
+            job.vocabulary,
+            Ledger(self.fence),
+            Cutter(job.vocabulary, job.stop, job.max_tokens),
+            TextStream(job.vocabulary, job.stop),
+            now_ms=lambda: (self.clock() - self.began) * 1e3,
+            emit=self.transcript.add,
+        )
+        if self.drafter is not None and job.placement != "cloud":
+            sampling = Sampling(job.sampling, job.seed, number, len(job.prompt))
+            answer.lane = self.drafter.open(sampling, job.prompt, self._kick.set)
+        if committed:
+            answer.commit(Commit(self.fence, number, 0, tuple(committed)))
+            answer.acknowledged = answer.end
+        return answer
+
+    async def _serve(self) -> None:
+        if self.job.placement == "edge":
+            self._started(exact=False, numeric_class="")
+            await self._alone("the small model was asked for")
+            return
+        while not self._all_done():
+            await self._ride_or_fall_back()
+
+    def _all_done(self) -> bool:
+        return all(answer.done for answer in self.answers)
+
+    # --- with a cloud ----------------------------------------------------------------------
+
+    async def _ride_or_fall_back(self) -> None:
+        try:
+            await self._ride()
+        except HandshakeRefused as error:
+            if not self._take_other_class(error):
+                raise
+        except ELSEWHERE as error:
+            await self._away(error)
+
+    async def _ride(self) -> None:
+        """One stream on the first cloud that takes it, to its end. Raises what broke it."""
+        wire, opened, peer = await self._open()
+        self._opened(opened, peer)
+        sender = asyncio.create_task(self._send_all(wire, opened.ahead))
+        try:
+            await self._receive_all(wire, sender)
+        except ELSEWHERE as error:
+            assert self.link is not None
+            if not isinstance(error, Overloaded):
+                self.link.lost(peer, error)
+            raise
+        finally:
+            await self._leave(wire, sender)
+
+    async def _open(self) -> tuple[Wire, Opened, Peer]:
+        """Try the clouds in order. Raises the last one's error."""
+        assert self.link is not None
+        failed: OutriderError = CloudUnreachable(
+            "no cloud can be reached",
+            effect="the answer waits, or goes on with the small model",
+            todo="check --cloud, and that the cloud runs",
+        )
+        for peer in self.link.usable():
+            self.fence += 1
+            try:
+                wire, opened = await self.link.open(peer, self._open_message())
+            except ELSEWHERE as error:
+                failed = error
+                if not isinstance(error, Overloaded):
+                    self.link.lost(peer, error)
+                continue
+            return wire, opened, peer
+        raise failed
+
+    def _open_message(self) -> Open:
+        job = self.job
+        return Open(
+            session=job.session,
+            fence=self.fence,
+            prompt=job.prompt,
+            choices=tuple(
+                ChoiceOpen(answer.number, tuple(answer.ledger.tokens))
+                for answer in self.answers
+                if not answer.done
+            ),
+            sampling=job.sampling,
+            seed=job.seed,
+            max_tokens=job.max_tokens,
+            slots=SLOTS,
+            model=job.model,
+            vocabulary_digest=job.vocabulary.digest,
+            numeric_class=self.numeric_class,
+            exact_required=job.exact_required,
+            stop=job.stop,
+            top_logprobs=job.top_logprobs,
+        )
+
+    def _opened(self, opened: Opened, peer: Peer) -> None:
+        if self.fence == 1 or not self.transcript.events:
+            self._started(exact=opened.exact, numeric_class=opened.numeric_class)
+        self.exact = opened.exact
+        self.numeric_class = opened.numeric_class
+        self.rtt_s = peer.rtt_s
+        self._keep(Fenced(self.fence, opened.numeric_class))
+        for answer in self.answers:
+            answer.reconnect(self.fence)
+            answer.aim(self.job.hint_depth)
+        self._nudge()
+
+    def _started(self, *, exact: bool, numeric_class: str) -> None:
+        job = self.job
+        for answer in self.answers:
+            self.transcript.events.insert(
+                0,
+                Started(
+                    choice=answer.number,
+                    request=job.id,
+                    model=job.model,
+                    placement=job.placement,
+                    seed=str(job.seed),
+                    exact=exact,
+                    numeric_class=numeric_class,
+                    prompt_tokens=len(job.prompt),
+                ),
+            )
+
+    async def _receive_all(self, wire: Wire, sender: asyncio.Task[None]) -> None:
+        """Apply what comes until every choice has ended."""
+        while not self._all_done():
+            message = await wire.receive()
+            if message is None:
+                return
+            answer = self._of(message)
+            if isinstance(message, Commit):
+                self._commit(answer, message)
+            elif isinstance(message, Finished):
+                answer.finish(message)
+            if sender.done():
+                sender.result()
+
+    def _of(self, message: object) -> Answer:
+        number = getattr(message, "choice", -1)
+        if not 0 <= number < len(self.answers):
+            raise RemoteProtocolError("the cloud names a choice that was not asked for")
+        return self.answers[number]
+
+    def _commit(self, answer: Answer, message: Commit) -> None:
+        position = answer.end
+        fresh = answer.commit(message)
+        if not fresh:
+            return
+        self._keep(Committed(self.fence, answer.number, position, fresh))
+        failpoints.hit("edge.after_commit")
+        answer.aim(self.job.hint_depth)
+        self._nudge()
+        self.publish(
+            events.CommitReceived(
+                request=self.job.id,
+                choice=answer.number,
+                position=position,
+                tokens=len(fresh),
+                hint_rows=message.hint_rows,
+                from_hints=message.from_hints,
+                step_ms=message.step_us / 1e3,
+                rows=message.rows,
+            )
+        )
+
+    def _nudge(self) -> None:
+        self._kick.set()
+        if self.drafter is not None:
+            self.drafter.wake()
+
+    async def _send_all(self, wire: Wire, ahead: int) -> None:
+        """Send drafts as they grow and acknowledgements as they are due, until cancelled."""
+        while True:
+            self._kick.clear()
+            for answer in self.answers:
+                while (hint := answer.hint(SLOTS, ahead)) is not None:
+                    failpoints.hit("edge.before_hint")
+                    await wire.send(hint)
+                    if hint.tokens:
+                        self._say_hint(answer, hint.base, len(hint.tokens))
+            await self._kick.wait()
+
+    def _say_hint(self, answer: Answer, base: int, count: int) -> None:
+        self.publish(
+            events.HintSent(
+                request=self.job.id,
+                choice=answer.number,
+                base=base,
+                tokens=count,
+                draft_ms=answer.lane.draft_ms if answer.lane is not None else 0.0,
+            )
+        )
+
+    async def _leave(self, wire: Wire, sender: asyncio.Task[None]) -> None:
+        """End a stream; a cloud that still listens is told, so that it frees everything."""
+        sender.cancel()
+        await asyncio.gather(sender, return_exceptions=True)
+        self.totals.bytes_up += wire.bytes_up
+        self.totals.bytes_down += wire.bytes_down
+        try:
+            if wire.conversation.open_choices:
+                await asyncio.shield(wire.send(Close()))
+                await asyncio.shield(wire.call.done_writing())
+        except (OutriderError, asyncio.InvalidStateError, asyncio.CancelledError):
+            pass
+        finally:
+            if wire.conversation.open_choices:
+                asyncio.get_running_loop().call_later(0.5, wire.cancel)
+
+    # --- without one -----------------------------------------------------------------------
+
+    def _take_other_class(self, error: HandshakeRefused) -> bool:
+        """Go on under another numeric class, labelled, unless the request forbids it."""
+        if not self.numeric_class or self.job.exact_required:
+            return False
+        self.numeric_class = ""
+        self.class_changed_at.append(min(answer.end for answer in self.answers))
+        self.publish(events.Trouble(code=error.code, what=error.what))
+        return True
+
+    async def _away(self, error: OutriderError) -> None:
+        """The cloud is away: wait for it, show local tokens meanwhile, fork, or give up."""
+        job = self.job
+        local = self._can_go_local()
+        self.publish(
+            events.Fallback(
+                request=job.id,
+                cause=error.what,
+                to="provisional" if local and job.retract else "wait",
+            )
+        )
+        deadline = self.clock() + job.patience_s
+        if local and job.retract:
+            self._go_provisional()
+        while not await self._cloud_is_back(deadline):
+            if self.clock() < deadline:
+                continue
+            if job.fallback == "error":
+                raise error
+            if local and self._time_to_fork():
+                self.publish(events.Fallback(request=job.id, cause=error.what, to="fork"))
+                await self._alone(error.what)
+                return
+            deadline = self.clock() + job.patience_s
+        self.publish(events.Fallback(request=job.id, cause="the cloud is back", to="cloud"))
+
+    def _can_go_local(self) -> bool:
+        return (
+            self.job.fallback == "local"
+            and not self.job.exact_required
+            and all(answer.lane is not None for answer in self.answers)
+        )
+
+    def _go_provisional(self) -> None:
+        """Let the lanes run on past the committed end; what they say is shown."""
+        for answer in self.answers:
+            if not answer.done and answer.lane is not None:
+                answer.lane.depth = self.job.max_tokens - answer.end
+                self._keep(ProvisionalRecord(answer.number, answer.end))
+        self._nudge()
+
+    def _time_to_fork(self) -> bool:
+        """A client that can retract waits until its provisional answer has an end."""
+        if not self.job.retract:
+            return True
+        return all(answer.done or answer.shown_reason is not None for answer in self.answers)
+
+    async def _cloud_is_back(self, deadline: float) -> bool:
+        """Wait for whichever comes first: a cloud, the deadline, new local tokens to show."""
+        assert self.link is not None
+        self.transcript.add(Waiting(reason="reconnecting"))
+        while self.clock() < deadline:
+            if self.job.retract:
+                for answer in self.answers:
+                    answer.show()
+            if self.link.next_try_s() == 0.0:
+                for peer in self.link.usable():
+                    if await self.link.check(peer):
+                        return True
+            await self._pause(min(0.05, max(0.0, deadline - self.clock())))
+        return False
+
+    async def _pause(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._kick.wait()
+                self._kick.clear()
+        except TimeoutError:
+            pass
+
+    async def _alone(self, why: str) -> None:
+        """The small model answers from here on; every token is final and named as its own."""
+        for answer in self.answers:
+            if not answer.done:
+                if self.job.placement != "edge" or answer.end:
+                    answer.fork(self.job.draft_model, why)
+                else:
+                    answer.forked_at = 0
+                self._keep(Fork(answer.number, answer.end, self.job.draft_model))
+                assert answer.lane is not None
+                answer.lane.depth = self.job.max_tokens - answer.end
+        if not self.transcript.events or self.fence == 0 and self.job.placement != "edge":
+            self._started(exact=False, numeric_class="")
+        self._nudge()
+        while not self._all_done():
+            self._check_drafter()
+            self._kick.clear()
+            for answer in self.answers:
+                answer.take_local()
+            if not self._all_done():
+                await self._kick.wait()
+
+    def _check_drafter(self) -> None:
+        """A small model that has nothing more to say ends the answer with an error."""
+        for answer in self.answers:
+            lane = answer.lane
+            if not answer.done and lane is not None and lane.silent and not lane.chain:
+                raise EngineFailed(
+                    "the draft model can not go on",
+                    effect="the answer ends here",
+                    todo="ask again when the cloud is back",
+                )
+
+    # --- records and the end ---------------------------------------------------------------
+
+    def _record(self) -> OpenedRecord:
+        job = self.job
+        return OpenedRecord(
+            FORMAT,
+            job.id,
+            job.session,
+            job.model,
+            self.numeric_class,
+            job.prompt,
+            job.sampling,
+            job.seed.to_bytes(16, "little"),
+            job.choices,
+            job.max_tokens,
+            job.stop,
+        )
+
+    def _keep(self, record: OpenedRecord | Committed | Fenced | ProvisionalRecord | Fork) -> None:
+        """A journal that fails is given up, loudly; the answer goes on."""
+        try:
+            self.journal.write(record)
+        except JournalError as error:
+            self.publish(events.Trouble(code=error.code, what=error.what))
+            self.journal = MemoryJournal()
+
+    def _close_lanes(self) -> None:
+        for answer in self.answers:
+            if answer.lane is not None and self.drafter is not None:
+                self.drafter.close(answer.lane)
+
+    def _end(
+        self, how: FinishReason | Literal["done", "failed"], error: OutriderError | None = None
+    ) -> None:
+        for answer in self.answers:
+            self.transcript.add(self._done(answer, how, error))
+        self.transcript.end(error)
+        self.publish(self._said(how))
+        try:
+            self.journal.close(outcome="done")
+        except JournalError as failed:
+            self.publish(events.Trouble(code=failed.code, what=failed.what))
+
+    def _done(self, answer: Answer, how: str, error: OutriderError | None) -> Done:
+        job = self.job
+        return Done(
+            choice=answer.number,
+            finish_reason=_finish_reason(answer, how),
+            completion_tokens=answer.end,
+            prompt_tokens=len(job.prompt),
+            speculation=answer.counts.speculation(),
+            exact=self.exact and answer.forked_at is None and not self.class_changed_at,
+            mixed_from=answer.forked_at,
+            class_changed_at=tuple(self.class_changed_at),
+            queue_ms=answer.queue_ms,
+            prefill_ms=answer.prefill_ms,
+            total_ms=(self.clock() - self.began) * 1e3,
+            ttft_ms=answer.first_ms or 0.0,
+            rtt_ms=None if self.rtt_s is None else self.rtt_s * 1e3,
+            bytes_up=self.totals.bytes_up,
+            bytes_down=self.totals.bytes_down,
+            error=None if error is None else error.code,
+        )
+
+    def _said(self, how: str) -> events.RequestDone:
+        counts = [answer.counts for answer in self.answers]
+        first = [answer.first_ms for answer in self.answers if answer.first_ms is not None]
+        return events.RequestDone(
+            request=self.job.id,
+            finish_reason=how,
+            completion_tokens=sum(answer.end for answer in self.answers),
+            ttft_ms=min(first, default=0.0),
+            total_ms=(self.clock() - self.began) * 1e3,
+            passes=sum(c.passes for c in counts),
+            hint_rows=sum(c.hint_rows for c in counts),
+            accepted=sum(c.accepted for c in counts),
+            stale=sum(max(0, c.sent - c.hint_rows) for c in counts),
+            sent=sum(c.sent for c in counts),
+            mixed=any(answer.forked_at is not None for answer in self.answers),
+            exact=self.exact,
+            bytes_up=self.totals.bytes_up,
+            bytes_down=self.totals.bytes_down,
+        )
+
+
+def _finish_reason(answer: Answer, how: str) -> FinishReason:
+    if answer.reason is not None:
+        return "length" if answer.reason.name == "LENGTH" else "stop"
+    return "cancelled" if how == "cancelled" else "error"
