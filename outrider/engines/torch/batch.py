@@ -46,11 +46,11 @@ class Chain:
 class Group:
     """Chains whose attention runs as one; S chains padded to Q rows, N keys each."""
 
-    size: int
-    queries: int
+    shape: tuple[int, int]
+    """Products and rows of each: (S * kv_heads, Q * group)."""
+    queries: Tensor
+    """Place of each query in the pass's heads laid end to end, [S * kv_heads * Q * group]."""
     keys: int
-    rows: Tensor
-    """Place in the pass of each padded query, [S * Q]."""
     slots: slice | Tensor
     """Pool rows; a slice where the slots are neighbours, so that nothing is copied."""
     places: Tensor | None
@@ -69,8 +69,8 @@ class Batch:
     """Where each real row's keys and values go in a layer's flat pool, [rows, 2 * kv_heads]."""
     rows: int
     groups: tuple[Group, ...]
-    gather: Tensor | None
-    """Place of each row in the groups' outputs laid end to end, [R]; None: they are in order."""
+    gather: Tensor
+    """Place of each row's heads in the groups' outputs laid end to end, [R * heads]."""
     outputs: Tensor | None
     """Rows whose scores are wanted, padded; None: all of them."""
     wanted: int
@@ -83,11 +83,17 @@ class Layout:
     slots: int
     kv_heads: int
     group: int
+    """Query heads of each key-value head."""
     capacity: int
     """Tokens in a slot, a multiple of `BLOCK`."""
     windows: tuple[int | None, ...]
     """The different windows of the layers."""
     device: torch.device
+
+    @property
+    def stride(self) -> int:
+        """Heads of a row: queries, keys, values."""
+        return self.kv_heads * (self.group + 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +135,7 @@ def plan(spans: Sequence[Span], layout: Layout, padding: Padding) -> Batch:
         append=_send(_append(spans, layout), layout),
         rows=rows,
         groups=tuple(_group(part, queries, layout) for queries, part in members),
-        gather=_gather(members, total, layout),
+        gather=_send(_gather(members, total, layout), layout),
         outputs=None if outputs is None else _send(outputs, layout),
         wanted=wanted,
     )
@@ -213,14 +219,20 @@ def _group(chains: Sequence[Chain], queries: int, layout: Layout) -> Group:
     keys = -(-max(chain.stop for chain in chains) // BLOCK) * BLOCK
     rows, positions = _queries(chains, queries)
     return Group(
-        size=len(chains),
-        queries=queries,
+        shape=(len(chains) * layout.kv_heads, queries * layout.group),
+        queries=_send(_heads(rows, layout), layout),
         keys=keys,
-        rows=_send(rows.reshape(-1), layout),
         slots=_slots([chain.slot for chain in chains], layout),
         places=_places(chains, keys, layout),
         bias={window: _bias(positions, keys, window, layout) for window in layout.windows},
     )
+
+
+def _heads(rows: Ints, layout: Layout) -> Ints:
+    """Rows [S, Q] to places of their query heads, ordered [S, kv_heads, Q, group]."""
+    heads = np.arange(layout.kv_heads * layout.group).reshape(layout.kv_heads, 1, layout.group)
+    places = rows[:, None, :, None] * layout.stride + heads[None]
+    return places.reshape(-1)
 
 
 def _queries(chains: Sequence[Chain], queries: int) -> tuple[Ints, Ints]:
@@ -282,17 +294,18 @@ def _append(spans: Sequence[Span], layout: Layout) -> Ints:
     return found
 
 
-def _gather(members: Members, total: int, layout: Layout) -> Tensor | None:
-    """Where each row's attention output lies; padded rows take any."""
-    found = np.zeros(total, dtype=np.int64)
+def _gather(members: Members, total: int, layout: Layout) -> Ints:
+    """Where each row's heads lie in the outputs [S, kv_heads, Q, group] of all groups."""
+    found = np.zeros((total, layout.kv_heads, layout.group), dtype=np.int64)
+    group = np.arange(layout.group)
     at = 0
     for queries, chains in members:
+        heads = np.arange(layout.kv_heads)[:, None] * queries * layout.group + group
         for chain in chains:
-            found[list(chain.rows)] = at + np.arange(len(chain.rows))
-            at += queries
-    if at == total and bool((found == np.arange(total)).all()):
-        return None
-    return _send(found, layout)
+            steps = np.arange(len(chain.rows)) * layout.group
+            found[list(chain.rows)] = at + steps[:, None, None] + heads
+            at += queries * layout.kv_heads * layout.group
+    return found.reshape(-1)
 
 
 def _outputs(spans: Sequence[Span], padding: Padding) -> Ints | None:

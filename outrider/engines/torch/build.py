@@ -9,10 +9,12 @@ from contextlib import contextmanager
 import torch
 
 from outrider.engine import EngineSpec
+from outrider.engines.torch.cache import Cache, capacity
 from outrider.engines.torch.decoder import Decoder
 from outrider.engines.torch.device import choose_device, choose_dtype
 from outrider.engines.torch.engine import Identity, TorchEngine
-from outrider.engines.torch.linear import PlainLinear
+from outrider.engines.torch.linear import Kind, kinds
+from outrider.engines.torch.settle import settle
 from outrider.errors import ConfigError, EngineFull, ModelCorrupt, ModelUnsupported
 from outrider.models import vocabulary
 from outrider.models.config import ModelConfig, load_config
@@ -40,21 +42,17 @@ def build(spec: EngineSpec) -> TorchEngine:
     dtype = choose_dtype(spec.dtype, device)
     config = load_config(files.config)
     weights = Weights(files, config)
-    identity = _identity(spec, files, config)
-    with torch.inference_mode(), _memory_errors():
-        decoder = Decoder(config, weights, device, dtype, PlainLinear)
-        return TorchEngine(spec, identity, decoder, device)
-
-
-def _identity(spec: EngineSpec, files: ModelFiles, config: ModelConfig) -> Identity:
     digest, size = _vocabulary(files, config)
-    return Identity(
-        model=files.name,
-        weights_digest=files.digest,
-        vocabulary_digest=digest,
-        vocabulary_size=size,
-        context=_context(spec, config),
-    )
+    context = _context(spec, config)
+
+    def load(kind: Kind) -> Decoder:
+        return Decoder(config, weights, device, dtype, kind, capacity(context))
+
+    with torch.inference_mode(), _memory_errors():
+        cache = Cache(config, spec.max_slots + 1, context, device, dtype)
+        runner, finding = settle(load, kinds(device, dtype), spec.numerics, cache, size)
+    identity = Identity(files.name, files.digest, digest)
+    return TorchEngine(spec, identity, runner, finding)
 
 
 def _context(spec: EngineSpec, config: ModelConfig) -> int:

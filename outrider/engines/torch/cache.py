@@ -23,7 +23,9 @@ class Cache:
         device: torch.device,
         dtype: torch.dtype,
     ) -> None:
-        self.capacity = -(-context // BLOCK) * BLOCK
+        self.context = context
+        self.slots = slots
+        self.capacity = capacity(context)
         shape = (config.layers, 2, slots, config.kv_heads, self.capacity, config.head_dim)
         self.pool = _zeros(shape, device, dtype)
         self._flat = self.pool.view(config.layers, -1, config.head_dim)
@@ -74,6 +76,11 @@ class Cache:
         raw = torch.from_numpy(np.frombuffer(bytearray(data), dtype=np.uint8))
         part = raw.view(self.pool.dtype).view(shape).to(self.pool.device)
         self.pool[:, :, slot, :, start : start + shape[3]] = part
+
+
+def capacity(context: int) -> int:
+    """Tokens a slot has room for: whole blocks."""
+    return -(-context // BLOCK) * BLOCK
 
 
 def _zeros(shape: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> Tensor:

@@ -7,21 +7,19 @@ with the halves of a head rotated against each other.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from outrider.engines.torch.attention import Attention, heads_first, rows_first
+from outrider.engines.torch.attention import Attention
 from outrider.engines.torch.batch import Batch
 from outrider.engines.torch.cache import Cache
-from outrider.engines.torch.linear import Linear
+from outrider.engines.torch.linear import Kind, Linear, MakeLinear, maker
 from outrider.models.config import ModelConfig, inverse_frequencies
 from outrider.models.weights import Weights
-
-MakeLinear = Callable[[Tensor, Tensor | None], Linear]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,26 +44,28 @@ class Decoder:
         weights: Weights,
         device: torch.device,
         dtype: torch.dtype,
-        make: MakeLinear,
+        kind: Kind,
+        context: int,
     ) -> None:
         self.config = config
         self.dtype = dtype
-        self._load = _Loader(config, weights, device, dtype, make)
-        self.embedding = self._load.tensor("model.embed_tokens.weight")
-        self.norm = self._load.tensor("model.norm.weight")
-        self.head = make(
-            self.embedding if config.tied else self._load.tensor("lm_head.weight"), None
-        )
-        self.layers = [self._load.layer(i) for i in range(config.layers)]
+        self.kind = kind
+        load = _Loader(config, weights, device, dtype, maker(kind))
+        self.embedding = load.tensor("model.embed_tokens.weight")
+        self.norm = load.tensor("model.norm.weight")
+        head = self.embedding if config.tied else load.tensor("lm_head.weight")
+        self.head = load.make(head, None)
+        self.layers = [load.layer(i) for i in range(config.layers)]
+        self.cos, self.sin = (t.to(device, dtype) for t in _rotary(config, context))
 
-    def prepare(self, context: int) -> None:
-        """Make the rotary tables for `context` positions."""
-        device = self.embedding.device
-        turns = torch.tensor(inverse_frequencies(self.config), dtype=torch.float32)
-        angles = torch.arange(context, dtype=torch.float32)[:, None] * turns
-        cos, sin = angles.cos(), angles.sin()
-        self.cos = torch.cat([cos, cos], -1).to(device, self.dtype).unsqueeze(1)
-        self.sin = torch.cat([-sin, sin], -1).to(device, self.dtype).unsqueeze(1)
+    def shapes(self) -> Iterator[tuple[Linear, int]]:
+        """One product of each shape, with its input width."""
+        config, first = self.config, self.layers[0]
+        yield first.qkv, config.hidden_size
+        yield first.out, config.heads * config.head_dim
+        yield first.gate_up, config.hidden_size
+        yield first.down, config.intermediate_size
+        yield self.head, config.hidden_size
 
     def scores(self, batch: Batch, cache: Cache, attention: Attention) -> Tensor:
         """Appends the rows' keys and values; scores of the wanted rows, [wanted, vocab_size]."""
@@ -94,17 +94,16 @@ class Decoder:
         heads = layer.qkv(normal).view(len(normal), -1, config.head_dim)
         heads = self._turned(layer, heads, turn)
         cache.append(number, batch, heads[: batch.rows, config.heads :])
-        queries = heads[:, : config.heads].reshape(len(normal), -1)
+        flat = heads.view(-1, config.head_dim)
         found = []
         for group in batch.groups:
+            queries = flat.index_select(0, group.queries).view(*group.shape, config.head_dim)
             keys, values = cache.keys_and_values(number, group)
-            part = heads_first(
-                queries.index_select(0, group.rows), group, config.kv_heads, config.head_dim
-            )
-            mixed = attention(part, keys, values, group.bias[layer.window], config.head_dim**-0.5)
-            found.append(rows_first(mixed, group, config.kv_heads))
+            bias = group.bias[layer.window]
+            mixed = attention(queries, keys, values, bias, config.head_dim**-0.5)
+            found.append(mixed.view(-1, config.head_dim))
         joined = found[0] if len(found) == 1 else torch.cat(found)
-        return joined if batch.gather is None else joined.index_select(0, batch.gather)
+        return joined.index_select(0, batch.gather).view(len(normal), -1)
 
     def _turned(self, layer: Layer, heads: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
         """Queries and keys normed where the model does, and rotated; values untouched."""
@@ -123,14 +122,22 @@ class Decoder:
 
     def _mlp(self, layer: Layer, rows: Tensor) -> Tensor:
         gate, up = layer.gate_up(rows).chunk(2, -1)
-        return layer.down(functional.silu(gate) * up)
+        return layer.down(functional.silu(gate).mul_(up))
 
     def _norm(self, rows: Tensor, weight: Tensor) -> Tensor:
-        if self.dtype == torch.float32:
-            return functional.rms_norm(rows, weight.shape, weight, self.config.norm_eps)
+        """RMSNorm (Zhang, Sennrich 2019) in float32."""
         wide = rows.float()
-        scale = torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.config.norm_eps)
-        return weight * (wide * scale).to(self.dtype)
+        scale = wide.square().sum(-1, keepdim=True).mul_(1.0 / weight.shape[0])
+        scale = scale.add_(self.config.norm_eps).rsqrt_()
+        return (wide * scale).to(self.dtype) * weight
+
+
+def _rotary(config: ModelConfig, context: int) -> tuple[Tensor, Tensor]:
+    """Cosines, and sines with the sign that the other half takes: [context, 1, head_dim]."""
+    turns = torch.tensor(inverse_frequencies(config), dtype=torch.float32)
+    angles = torch.arange(context, dtype=torch.float32)[:, None] * turns
+    cos, sin = angles.cos(), angles.sin()
+    return torch.cat([cos, cos], -1).unsqueeze(1), torch.cat([-sin, sin], -1).unsqueeze(1)
 
 
 class _Loader:
