@@ -20,7 +20,6 @@ from outrider.errors import (
 )
 from outrider.protocol.faults import to_parts
 
-
 _ENGINE_RETRY_S = 1.0
 
 

@@ -26,6 +26,7 @@ from outrider.errors import AccessDenied
 OPEN = ("/", "/health")
 """Paths that need no key: they say nothing but that the daemon is there."""
 
+_HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+))(?::\d{1,5})?")
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -99,10 +100,8 @@ def _denied(what: str, todo: str) -> AccessDenied:
 
 def hostname(host: str) -> str:
     """The name in a Host header: no port, no brackets; empty when it is malformed."""
-    try:
-        return urlsplit(f"//{host}").hostname or ""
-    except ValueError:
-        return ""
+    match = _HOST.fullmatch(host)
+    return (match[1] or match[2]) if match else ""
 
 
 def request_id(headers: Mapping[str, str]) -> str:

@@ -8,14 +8,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import ipaddress
 import socket
 from collections.abc import Iterator
 
 import uvicorn
 from starlette.types import ASGIApp
 
-from outrider.edge.api.settings import ApiSettings
 from outrider.errors import ConfigError, PortInUse
 
 
@@ -91,23 +89,3 @@ def _refused(host: str, port: int, error: OSError) -> ConfigError:
         effect="the daemon did not start",
         todo="use an address of this machine, such as 127.0.0.1",
     )
-
-
-def check_exposure(host: str, settings: ApiSettings) -> None:
-    """Beyond loopback a key is needed: refused, not warned."""
-    if is_loopback(host) or settings.api_keys:
-        return
-    raise ConfigError(
-        f"{host} is reachable from outside, and no API key is set",
-        why="anyone on the network could use the models",
-        effect="the daemon did not start",
-        todo="give --api-keys FILE, or listen on 127.0.0.1",
-    )
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches `host` (a name other than localhost may not be)."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"
