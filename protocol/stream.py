@@ -33,9 +33,13 @@ class Started(_Base, frozen=True, tag="started"):
     prompt_tokens: int
 
 
+_Bytes = bytes
+"""Another name for the type: inside `Logprob` the field would stand for itself."""
+
+
 class Logprob(msgspec.Struct, frozen=True):
     id: int
-    bytes: bytes
+    bytes: _Bytes
     logprob: float
 
 
