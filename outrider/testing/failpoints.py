@@ -115,10 +115,15 @@ def _act(due: Failpoint) -> None:
     os.write(2, f"outrider-failpoint {due.point} {due.action} {pid}\n".encode())
     match due.action:
         case "kill":
-            os.kill(pid, signal.SIGKILL)
+            _strike(signal.SIGKILL)
         case "stop":
-            os.kill(pid, signal.SIGSTOP)
+            _strike(signal.SIGSTOP)
         case "exit":
             os._exit(EXIT_STATUS)
         case "raise":
             raise FailpointHit(due.point)
+
+
+def _strike(number: signal.Signals) -> None:
+    """Signals the whole process through this thread, so that not one line more runs in it."""
+    signal.pthread_kill(threading.get_ident(), number)
