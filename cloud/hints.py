@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from outrider.errors import RemoteProtocolError
 from outrider.protocol.messages import Hint
 
 DEPTHS = 32
+BUFFER = 256
+"""Hint tokens that are kept past the committed end; more of a chain is dropped."""
 
 
 @dataclass(slots=True)
@@ -58,29 +61,42 @@ class HintWindow:
     checked: int = 0
     """Positions below this were compared with committed tokens."""
     seen: int = 0
-    stale: int = 0
-    """Hint tokens dropped without being verified by a row."""
     received: int = 0
+    """Hint tokens that came; each is compared once, or stale, or still pending."""
+    compared: int = 0
+    """Of these: compared with a committed token, whether it was a row of a pass or came late."""
     acceptance: Acceptance = field(default_factory=Acceptance)
 
     @property
     def end(self) -> int:
         return self.start + len(self.chain)
 
+    @property
+    def pending(self) -> int:
+        """Hint tokens that can still come true."""
+        return self.end - self.checked if self.alive else 0
+
+    @property
+    def stale(self) -> int:
+        """Hint tokens dropped without a comparison: their chain was dead, ended or replaced."""
+        return self.received - self.compared - self.pending
+
     def offer(self, hint: Hint, committed: Sequence[int]) -> None:
-        """Take a hint in; `committed` are the answer's tokens so far."""
+        """Take a hint in; `committed` are the answer's tokens so far.
+
+        Raises RemoteProtocolError when it claims to have seen more than those.
+        """
+        if hint.seen > len(committed):
+            raise RemoteProtocolError("a hint has seen more than was committed")
         self.seen = max(self.seen, hint.seen)
-        if not hint.tokens:
-            return
         self.received += len(hint.tokens)
-        if hint.base == hint.seen:
-            self.start, self.chain, self.alive = hint.base, list(hint.tokens), True
-            self.checked = hint.base
-        elif self.alive and hint.base == self.end:
-            self.chain.extend(hint.tokens)
-        else:
-            self.stale += len(hint.tokens)
+        if hint.tokens and hint.base == hint.seen:
+            self.start = self.checked = hint.base
+            self.chain, self.alive = [], True
+        elif not self.alive or hint.base != self.end:
             return
+        room = max(0, len(committed) + BUFFER - self.end)
+        self.chain.extend(hint.tokens[:room])
         self.settle(committed)
 
     def settle(self, committed: Sequence[int]) -> None:
@@ -91,9 +107,10 @@ class HintWindow:
             self.acceptance.note(depth, equal=equal)
             self.alive = equal
             self.checked += 1
+            self.compared += 1
 
     def live(self, end: int) -> tuple[int, ...]:
-        """Hint tokens past the committed end that can still come true."""
-        if not self.alive or self.end <= end:
+        """Hint tokens past the committed end that can still come true; settled before."""
+        if not self.alive or not self.start <= end < self.end:
             return ()
         return tuple(self.chain[end - self.start :])

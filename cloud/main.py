@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -219,15 +220,13 @@ async def _serve(options: CloudOptions) -> None:
 
 def _announce(options: CloudOptions, running: Running) -> None:
     """Say on stderr, and in the ready file, where it serves."""
-    import sys
-
     hosts = running.cloud.hosts.values()
     names = ", ".join(
         f"{host.description.name} ({host.description.engine}, {host.description.dtype}, "
         f"{'exact' if host.description.exact else 'not exact'})"
         for host in hosts
     )
-    print(f"outrider cloud serves {names} at {running.address}", file=sys.stderr)
+    sys.stderr.write(f"outrider cloud serves {names} at {running.address}\n")
     if options.ready_file is not None:
         ready = {"address": running.address, "pid": os.getpid(), "events": running.events_address}
         paths.write_atomically(options.ready_file, json.dumps(ready).encode())

@@ -86,6 +86,11 @@ class Drafter:
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _closing: list[int] = field(default_factory=list)
 
+    @property
+    def speaks(self) -> bool:
+        """Whether it is a model that could answer alone."""
+        return self.engine.info.engine != "ngram"
+
     def open(self, sampling: Sampling, tokens: Sequence[int], grown: Callable[[], None]) -> Lane:
         lane = Lane(sampling, list(tokens), grown)
         self.lanes.append(lane)

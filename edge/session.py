@@ -400,6 +400,8 @@ class Request:
         return (
             self.job.fallback == "local"
             and not self.job.exact_required
+            and self.drafter is not None
+            and self.drafter.speaks
             and all(answer.lane is not None for answer in self.answers)
         )
 

@@ -76,6 +76,10 @@ class EngineThread:
     def alive(self) -> bool:
         return True
 
+    async def run(self, work: Callable[[Engine], T]) -> T:
+        """Several calls of the engine in one visit to its thread."""
+        return await self._call(lambda: work(self._engine))
+
     def _call(self, function: Callable[[], T]) -> Awaitable[T]:
         return asyncio.get_running_loop().run_in_executor(self._pool, function)
 

@@ -37,6 +37,12 @@ class Cutter:
         self._tail = data[max(0, len(data) - self._keep) :]
         return any(each in data for each in self._stop)
 
+    def copy(self) -> Cutter:
+        """A twin that can run ahead on tokens that are not committed."""
+        twin = Cutter(self._vocabulary, self._stop, self._left)
+        twin._tail = self._tail
+        return twin
+
     def cut(self, tokens: Sequence[int]) -> tuple[int, Reason | None]:
         """How many of `tokens` belong to the answer, and the reason if it ends with them."""
         for count, token in enumerate(tokens, start=1):

@@ -1,0 +1,542 @@
+"""The daemon: what requests it takes, where they run, and what it says of itself."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from outrider import __version__
+from outrider.edge import journal as journals
+from outrider.edge.drafter import Drafter
+from outrider.edge.fanout import Fanout
+from outrider.edge.journal import DiskJournal, Journal, MemoryJournal, Plain
+from outrider.edge.link import Link, Peer
+from outrider.edge.service import GenerateRequest
+from outrider.edge.session import Job, Request
+from outrider.engine import EngineInfo
+from outrider.errors import (
+    CloudUnreachable,
+    ContextExceeded,
+    InvalidRequest,
+    JournalError,
+    NotFound,
+    OutriderError,
+    Overloaded,
+)
+from outrider.lag import LoopLag
+from outrider.models.served import Served
+from outrider.options import EdgeOptions
+from outrider.protocol import events
+from outrider.protocol.messages import ModelDescription
+from outrider.protocol.status import CloudStatus, ModelCard, RequestState, Status
+from outrider.protocol.stream import Provisional, Retract, StreamEvent, Token
+
+KEPT = 100
+"""Requests that have ended and can still be attached to."""
+SCHEMA = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Small:
+    """The draft model: its lanes, and what is needed to speak with it alone."""
+
+    name: str
+    drafter: Drafter
+    served: Served | None
+    """None for drafters without a model: they propose, but can not answer."""
+    loaded_at: float
+
+    @property
+    def info(self) -> EngineInfo:
+        return self.drafter.engine.info
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """Where a request runs, and as which model."""
+
+    model: str
+    served: Served
+    context: int
+    placement: Literal["edge", "cloud", "draft"]
+
+
+@dataclass(slots=True)
+class _Totals:
+    requests: int = 0
+    tokens: int = 0
+    sent: int = 0
+    hint_rows: int = 0
+    accepted: int = 0
+
+
+@dataclass(slots=True)
+class Daemon:
+    """An `EdgeService`. Make it, then `await restore()`."""
+
+    options: EdgeOptions
+    link: Link
+    small: Small | None
+    fanout: Fanout
+    lag: LoopLag
+    small_for: Callable[[ModelDescription], Awaitable[Small | None]] | None = None
+    """Makes the drafter once a target's vocabulary is known, for those that need it."""
+    clock: Callable[[], float] = time.monotonic
+    listen: str = ""
+    started_at: float = field(default_factory=time.monotonic)
+    running: dict[str, Request] = field(default_factory=dict)
+    ended: deque[Request] = field(default_factory=lambda: deque(maxlen=KEPT))
+    totals: _Totals = field(default_factory=_Totals)
+    _queued: int = 0
+    _free: asyncio.Semaphore = field(init=False)
+    """Written here from `options.max_running`."""
+    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self._free = asyncio.Semaphore(self.options.max_running)
+
+    # --- requests --------------------------------------------------------------------------
+
+    async def generate(self, request: GenerateRequest) -> AsyncIterator[StreamEvent]:
+        """See `EdgeService`. Raises InvalidRequest, ContextExceeded, NotFound, Overloaded,
+        CloudUnreachable before the first event."""
+        chosen = await self._choose(request)
+        job = self._job(request, chosen)
+        await self._take_place()
+        try:
+            ride = self._ride(job)
+            task = self._launch(ride)
+        except BaseException:
+            self._free.release()
+            raise
+        try:
+            async for event in ride.transcript.read(_for_client(request)):
+                yield event
+        finally:
+            # A client that went away cancels the work; everything is freed before we return.
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    def _ride(self, job: Job) -> Request:
+        drafter = self.small.drafter if self.small and self._drafts(job) else None
+        ride = Request(
+            job, self.link, drafter, self.fanout.publish, self.clock, journal=self._journal(job)
+        )
+        self.running[job.id] = ride
+        return ride
+
+    def _drafts(self, job: Job) -> bool:
+        assert self.small is not None
+        return self.small.info.vocabulary_digest == job.vocabulary.digest
+
+    def _launch(self, ride: Request) -> asyncio.Task[None]:
+        task = asyncio.create_task(ride.run())
+        self._tasks.add(task)
+        task.add_done_callback(lambda done: self._ended(done, ride))
+        return task
+
+    def _ended(self, task: asyncio.Task[None], ride: Request) -> None:
+        self._tasks.discard(task)
+        if self.running.pop(ride.job.id, None) is None:
+            return
+        if not ride.transcript.complete:
+            # Cancelled before it ran at all.
+            ride.transcript.end()
+        self._free.release()
+        self.ended.append(ride)
+        self.totals.requests += 1
+        for answer in ride.answers:
+            self.totals.tokens += answer.end
+            self.totals.sent += answer.counts.sent
+            self.totals.hint_rows += answer.counts.hint_rows
+            self.totals.accepted += answer.counts.accepted
+        if not task.cancelled() and (error := task.exception()) is not None:
+            what = f"a request failed: {type(error).__name__}"
+            self.fanout.publish(events.Trouble(code="internal", what=what))
+            if ride.transcript.error is None:
+                ride.transcript.end(OutriderError("the daemon failed on this request"))
+
+    async def _take_place(self) -> None:
+        """A place among the running; Overloaded when too many wait already."""
+        if self._free.locked() and self._queued >= self.options.max_queue:
+            wait_s = 1.0 + 0.25 * self._queued
+            self.fanout.publish(
+                events.Shed(where="edge", queued=self._queued, retry_after_s=wait_s)
+            )
+            raise Overloaded(
+                f"{self._queued} requests wait already",
+                retry_after_s=wait_s,
+                effect="the request was not started",
+                todo="try again later, or raise --max-queue",
+            )
+        self._queued += 1
+        try:
+            await self._free.acquire()
+        finally:
+            self._queued -= 1
+
+    # --- where it runs ---------------------------------------------------------------------
+
+    async def _choose(self, request: GenerateRequest) -> Chosen:
+        """The placement. Raises NotFound, CloudUnreachable, InvalidRequest."""
+        wanted = request.placement if request.placement != "auto" else self.options.placement
+        if wanted == "edge" or (self.small is not None and request.model == self.small.name):
+            return self._on_edge(request)
+        description = self.link.find(request.model)
+        if description is None:
+            await self._look_for_clouds()
+            description = self.link.find(request.model)
+        if description is None:
+            return self._without_cloud(request)
+        served = self.link.served(description.name)
+        assert served is not None
+        if self.small is None and self.small_for is not None:
+            self.small = await self.small_for(description)
+        fits = self.small is not None and (
+            self.small.info.vocabulary_digest == description.vocabulary_digest
+        )
+        if wanted == "draft" and not fits:
+            raise InvalidRequest(
+                "there is no draft model of the target's vocabulary",
+                param="placement",
+                why=_vocabularies(self.small, description),
+                effect="the request was not started",
+                todo="start the edge with a --draft that fits (outrider fit), or ask for `cloud`",
+            )
+        placement: Literal["cloud", "draft"] = "draft" if fits and wanted != "cloud" else "cloud"
+        return Chosen(description.name, served, description.context, placement)
+
+    async def _look_for_clouds(self) -> None:
+        for peer in self.link.usable():
+            if not peer.known:
+                await self.link.check(peer)
+
+    def _on_edge(self, request: GenerateRequest) -> Chosen:
+        if self.small is None or self.small.served is None:
+            raise InvalidRequest(
+                "there is no model on this device that could answer",
+                param="placement",
+                effect="the request was not started",
+                todo="start the edge with --draft PATH, a model",
+            )
+        if request.exact_required:
+            raise InvalidRequest(
+                "an answer of the small model is not the target's",
+                param="exact",
+                effect="the request was not started",
+                todo="ask for another placement, or do not require exactness",
+            )
+        info = self.small.info
+        return Chosen(self.small.name, self.small.served, info.context, "edge")
+
+    def _without_cloud(self, request: GenerateRequest) -> Chosen:
+        """No cloud knows the model: the small one answers if that is wanted, and says so."""
+        if any(peer.known for peer in self.link.peers):
+            names = [card.id for card in self.models()]
+            raise NotFound(
+                "there is no such model",
+                param="model",
+                effect="the request was not started",
+                todo=f"one of: {', '.join(names)}",
+            )
+        fallback = request.fallback or self.options.fallback
+        speaks = self.small is not None and self.small.served is not None
+        if fallback == "local" and speaks and not request.exact_required:
+            return self._on_edge(request)
+        raise CloudUnreachable(
+            "no cloud has been reachable since the daemon started",
+            why="; ".join(f"{peer.address}: {peer.detail}" for peer in self.link.peers),
+            effect="the request was not started",
+            todo="start the cloud, check --cloud, or ask with fallback `local`",
+        )
+
+    def _job(self, request: GenerateRequest, chosen: Chosen) -> Job:
+        prompt = self._tokens(request, chosen.served)
+        room = chosen.context - len(prompt)
+        if room < 1 or (request.max_tokens or 0) > room:
+            raise ContextExceeded(
+                f"this model's context is {chosen.context} tokens: the prompt has {len(prompt)}, "
+                f"the answer may have {request.max_tokens or 'at least 1'}",
+                param="max_tokens" if room >= 1 else "prompt",
+                effect="the request was not started",
+                todo="shorten the prompt, or lower max_tokens",
+            )
+        return Job(
+            id=secrets.token_hex(8),
+            model=chosen.model,
+            prompt=prompt,
+            sampling=request.sampling,
+            seed=secrets.randbits(128) if request.seed is None else request.seed,
+            choices=request.n,
+            max_tokens=request.max_tokens or room,
+            stop=tuple(text.encode() for text in request.stop),
+            top_logprobs=request.top_logprobs,
+            placement=chosen.placement,
+            fallback=request.fallback or self.options.fallback,
+            patience_s=self.options.patience_s,
+            exact_required=request.exact_required,
+            retract=request.retract,
+            hint_depth=self.options.hint_depth,
+            vocabulary=chosen.served.vocabulary,
+            draft_model=self.small.name if self.small is not None else "",
+            session=secrets.token_bytes(16),
+        )
+
+    def _tokens(self, request: GenerateRequest, served: Served) -> tuple[int, ...]:
+        prompt = request.prompt
+        if isinstance(prompt, str):
+            ids = served.tokenizer.encode(prompt, "add")
+        elif prompt and isinstance(prompt[0], int):
+            ids = tuple(token for token in prompt if isinstance(token, int))
+        else:
+            messages = [message for message in prompt if not isinstance(message, int)]
+            text = served.template.render(messages, now=datetime.now(UTC))
+            ids = served.tokenizer.encode(text, "keep")
+        return self._checked(ids, served)
+
+    def _checked(self, ids: tuple[int, ...], served: Served) -> tuple[int, ...]:
+        size = len(served.vocabulary)
+        if any(not 0 <= token < size for token in ids):
+            raise InvalidRequest(f"a token id lies outside 0 to {size - 1}", param="prompt")
+        if not ids:
+            start = served.vocabulary.bos
+            if start is None:
+                raise InvalidRequest(
+                    "the prompt is empty",
+                    param="prompt",
+                    why="this model has no token that begins a text",
+                    effect="the request was not started",
+                    todo="send at least one character",
+                )
+            return (start,)
+        return ids
+
+    # --- journals --------------------------------------------------------------------------
+
+    def _journal(self, job: Job) -> Journal:
+        if self.options.journal == "memory" or self.options.journal_dir is None:
+            return MemoryJournal()
+        try:
+            return DiskJournal(self.options.journal_dir / f"{job.id}.journal", Plain())
+        except JournalError as error:
+            self.fanout.publish(events.Trouble(code=error.code, what=error.what))
+            return MemoryJournal()
+
+    async def restore(self) -> None:
+        """Take up requests that a daemon before this one left on disk; they can be attached to."""
+        directory = self.options.journal_dir
+        if self.options.journal != "disk" or directory is None or not directory.is_dir():
+            return
+        for path in sorted(directory.glob("*.journal")):
+            await self._restore(path)
+
+    async def _restore(self, path: Path) -> None:
+        try:
+            records = list(journals.read(path, Plain()))
+        except (JournalError, OSError) as error:
+            self.fanout.publish(events.Trouble(code="journal", what=f"{path.name}: {error}"))
+            return
+        found = Left.read(records)
+        path.unlink(missing_ok=True)
+        await self._look_for_clouds()
+        served = None if found is None else self.link.served(found.opened.model)
+        if found is None or served is None or found.forked:
+            return
+        await self._free.acquire()
+        ride = self._ride(found.job(served, self.options, self.small))
+        ride.restore(found.committed, found.fence)
+        ride.numeric_class = found.numeric_class
+        self._launch(ride)
+
+    # --- views -----------------------------------------------------------------------------
+
+    async def attach(self, request_id: str, positions: Sequence[int]) -> AsyncIterator[StreamEvent]:
+        ride = self._find(request_id)
+        start = dict(enumerate(positions))
+
+        def wanted(event: StreamEvent) -> bool:
+            if isinstance(event, Provisional | Retract):
+                return False
+            return not isinstance(event, Token) or event.position >= start.get(event.choice, 0)
+
+        async for event in ride.transcript.read(wanted):
+            yield event
+
+    def _find(self, request_id: str) -> Request:
+        known = [*self.running.values(), *self.ended]
+        found = next((ride for ride in known if ride.job.id == request_id), None)
+        if found is None:
+            raise NotFound("there is no such request, or it ended long ago", param="id")
+        return found
+
+    def render(self, request: GenerateRequest) -> tuple[int, ...]:
+        return self._tokens(request, self._served(request.model))
+
+    def detokenize(self, model: str, ids: Sequence[int]) -> bytes:
+        return self._served(model).tokenizer.decode_bytes(ids)
+
+    def _served(self, model: str) -> Served:
+        served = self.link.served(model)
+        if served is None and self.small is not None and model in ("", self.small.name):
+            served = self.small.served
+        if served is None:
+            raise NotFound("there is no such model", param="model")
+        return served
+
+    def models(self) -> tuple[ModelCard, ...]:
+        cards: dict[str, ModelCard] = {}
+        for peer in self.link.peers:
+            for model in peer.models:
+                cards.setdefault(model.name, _card(model))
+        if self.small is not None and self.small.served is not None:
+            cards.setdefault(self.small.name, _small_card(self.small))
+        return tuple(cards.values())
+
+    def requests(self) -> tuple[RequestState, ...]:
+        running = [_state(ride, "running") for ride in self.running.values()]
+        return tuple([*running, *(_state(ride, "done") for ride in self.ended)])
+
+    def status(self) -> Status:
+        totals, small = self.totals, self.small
+        return Status(
+            schema=SCHEMA,
+            version=__version__,
+            pid=os.getpid(),
+            listen=self.listen,
+            uptime_s=round(self.clock() - self.started_at, 3),
+            placement=self.options.placement,
+            draft=None if small is None else _small_card(small),
+            clouds=tuple(_cloud(peer) for peer in self.link.peers),
+            requests_running=len(self.running),
+            requests_queued=self._queued,
+            requests_total=totals.requests + len(self.running),
+            tokens_total=totals.tokens,
+            hint_yield=totals.accepted / totals.sent if totals.sent else None,
+            acceptance_rate=totals.accepted / totals.hint_rows if totals.hint_rows else None,
+            loop_lag_p99_ms=round(self.lag.quantile_ms(0.99), 3),
+            events_address=self.fanout.address or None,
+        )
+
+    async def close(self) -> None:
+        """Cancel what runs; every cloud session is closed."""
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """What a journal tells of an unfinished request."""
+
+    opened: journals.Opened
+    committed: tuple[tuple[int, ...], ...]
+    fence: int
+    numeric_class: str
+    forked: bool
+
+    @classmethod
+    def read(cls, records: Sequence[journals.Record]) -> Left | None:
+        """None when not even the open record is whole."""
+        if not records or not isinstance(records[0], journals.Opened):
+            return None
+        opened = records[0]
+        committed: list[list[int]] = [[] for _ in range(opened.choices)]
+        fence, numeric_class, forked = 0, opened.numeric_class, False
+        for record in records[1:]:
+            match record:
+                case journals.Committed(_, choice, position, tokens):
+                    committed[choice][position:] = tokens
+                case journals.Fenced(fence, numeric_class):
+                    pass
+                case journals.Fork():
+                    forked = True
+        return cls(opened, tuple(map(tuple, committed)), fence, numeric_class, forked)
+
+    def job(self, served: Served, options: EdgeOptions, small: Small | None) -> Job:
+        opened = self.opened
+        return Job(
+            id=opened.request,
+            model=opened.model,
+            prompt=opened.prompt,
+            sampling=opened.sampling,
+            seed=int.from_bytes(opened.seed, "little"),
+            choices=opened.choices,
+            max_tokens=opened.max_tokens,
+            stop=opened.stop,
+            top_logprobs=None,
+            placement="draft",
+            fallback="wait",
+            patience_s=options.patience_s,
+            exact_required=False,
+            retract=False,
+            hint_depth=options.hint_depth,
+            vocabulary=served.vocabulary,
+            draft_model=small.name if small is not None else "",
+            session=opened.session,
+        )
+
+
+def _for_client(request: GenerateRequest) -> Callable[[StreamEvent], bool]:
+    if request.retract:
+        return lambda event: True
+    return lambda event: not isinstance(event, Provisional | Retract)
+
+
+def _vocabularies(small: Small | None, description: ModelDescription) -> str:
+    ours = "none" if small is None else small.info.vocabulary_digest[:12]
+    return f"the draft's is {ours}, the target's {description.vocabulary_digest[:12]}"
+
+
+def _card(model: ModelDescription) -> ModelCard:
+    return ModelCard(
+        id=model.name,
+        created=model.created,
+        role="target",
+        context=model.context,
+        vocabulary_digest=model.vocabulary_digest,
+        numeric_class=model.numeric_class,
+    )
+
+
+def _small_card(small: Small) -> ModelCard:
+    return ModelCard(
+        id=small.name,
+        created=int(small.loaded_at),
+        role="draft",
+        context=small.info.context,
+        vocabulary_digest=small.info.vocabulary_digest,
+        numeric_class=small.info.numeric_class,
+    )
+
+
+def _cloud(peer: Peer) -> CloudStatus:
+    state: Literal["connected", "connecting", "unreachable"] = "connecting"
+    if peer.failures:
+        state = "unreachable"
+    elif peer.known:
+        state = "connected"
+    return CloudStatus(
+        address=peer.address,
+        state=state,
+        rtt_ms=None if peer.rtt_s is None else round(peer.rtt_s * 1e3, 3),
+        model=peer.models[0].name if peer.models else None,
+        detail=peer.detail,
+    )
+
+
+def _state(ride: Request, state: Literal["queued", "running", "done"]) -> RequestState:
+    return RequestState(
+        id=ride.job.id,
+        model=ride.job.model,
+        placement=ride.job.placement,
+        state=state,
+        committed=tuple(answer.end for answer in ride.answers),
+    )

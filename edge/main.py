@@ -1,0 +1,209 @@
+"""The edge process: load the draft model, find the clouds, serve HTTP, end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+
+import msgspec
+
+from outrider import __version__, paths
+from outrider.edge import link as links
+from outrider.edge.api.app import build as build_api
+from outrider.edge.api.keys import read_keys
+from outrider.edge.api.server import ApiServer
+from outrider.edge.api.settings import ApiSettings
+from outrider.edge.daemon import Daemon, Small
+from outrider.edge.drafter import Drafter
+from outrider.edge.fanout import Fanout
+from outrider.edge.link import Link
+from outrider.engine import EngineSpec
+from outrider.engines import registry
+from outrider.lag import LoopLag
+from outrider.models import served
+from outrider.options import EdgeOptions, NamedModel
+from outrider.protocol import events
+from outrider.protocol.bus import Bus
+from outrider.protocol.messages import ModelDescription
+from outrider.worker import EngineThread
+
+LAG_EVERY_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A daemon that serves, and where."""
+
+    url: str
+    daemon: Daemon
+
+
+async def start(options: EdgeOptions, stack: AsyncExitStack) -> Running:
+    """Load, bind and serve; everything ends with the stack. Raises ConfigError, ModelError."""
+    directory = options.runtime_dir or paths.runtime_dir()
+    options = _with_places(options)
+    fanout = Fanout(Bus(directory, f"edge-{os.getpid()}"))
+    stack.callback(fanout.close)
+    lag = LoopLag()
+    link = Link.make(options, fanout.publish)
+    stack.push_async_callback(link.close)
+    small, later = await _small(options, stack, fanout.publish)
+    daemon = Daemon(options, link, small, fanout, lag, small_for=later)
+    stack.push_async_callback(daemon.close)
+    server = ApiServer(build_api(daemon, _settings(options), events=fanout))
+    await server.start(options.listen.host, options.listen.port)
+    stack.push_async_callback(server.stop)
+    daemon.listen = server.url
+    lag.start()
+    stack.callback(lag.stop)
+    for work in (_watch(link), _tell_lag(lag, fanout.publish), daemon.restore()):
+        stack.callback(asyncio.create_task(work).cancel)
+    fanout.publish(events.Up(role="edge", version=__version__, listen=server.url, pid=os.getpid()))
+    _leave_card(options, server.url, fanout.address, stack)
+    return Running(server.url, daemon)
+
+
+def _with_places(options: EdgeOptions) -> EdgeOptions:
+    if options.journal == "disk" and options.journal_dir is None:
+        return replace(options, journal_dir=paths.state_dir() / "journals")
+    return options
+
+
+def _settings(options: EdgeOptions) -> ApiSettings:
+    keys = read_keys(options.api_keys) if options.api_keys else frozenset()
+    return ApiSettings(hosts=options.allowed_hosts, api_keys=keys)
+
+
+async def _watch(link: Link) -> None:
+    async for _ in links.watch(link):
+        pass
+
+
+async def _tell_lag(lag: LoopLag, publish: Callable[[events.Event], None]) -> None:
+    while True:
+        await asyncio.sleep(LAG_EVERY_S)
+        publish(
+            events.Lag(
+                p50_ms=round(lag.quantile_ms(0.5), 3), p99_ms=round(lag.quantile_ms(0.99), 3)
+            )
+        )
+
+
+SmallLater = Callable[[ModelDescription], Awaitable[Small | None]]
+
+
+async def _small(
+    options: EdgeOptions, stack: AsyncExitStack, publish: Callable[[events.Event], None]
+) -> tuple[Small | None, SmallLater | None]:
+    """The draft model, now, or once the target's vocabulary is known, or never."""
+    if options.draft == "none":
+        return None, None
+    if options.draft == "ngram":
+
+        async def later(target: ModelDescription) -> Small:
+            spec = _ngram(target, options)
+            return await _load(spec, "ngram", None, stack, publish)
+
+        return None, later
+    model = NamedModel.parse(options.draft)
+    spec = EngineSpec(
+        model=model.path,
+        engine=_draft_engine(options, model.path),
+        device=options.draft_device,
+        numerics="plain",
+        max_slots=options.max_running,
+        threads=options.draft_threads,
+    )
+    return await _load(spec, model.name, served.load(spec), stack, publish), None
+
+
+def _draft_engine(options: EdgeOptions, path: str) -> str:
+    """onnxruntime drafts fastest on a CPU, so it is taken where it is installed."""
+    if options.draft_engine != "auto" or path.endswith(".gguf"):
+        return options.draft_engine
+    onnx = "onnx" in registry.installed() and options.draft_device in ("auto", "cpu")
+    return "onnx" if onnx else "auto"
+
+
+def _ngram(target: ModelDescription, options: EdgeOptions) -> EngineSpec:
+    return EngineSpec(
+        model="ngram",
+        engine="ngram",
+        max_slots=options.max_running,
+        options=(
+            ("size", str(target.vocabulary_size)),
+            ("digest", target.vocabulary_digest),
+        ),
+    )
+
+
+async def _load(
+    spec: EngineSpec,
+    name: str,
+    found: served.Served | None,
+    stack: AsyncExitStack,
+    publish: Callable[[events.Event], None],
+) -> Small:
+    began = time.monotonic()
+    engine = await EngineThread.start(lambda: registry.build(spec))
+    stack.push_async_callback(engine.shutdown)
+    drafter = Drafter(engine, time.monotonic)
+    stack.callback(asyncio.create_task(drafter.run()).cancel)
+    info = engine.info
+    publish(
+        events.ModelLoaded(
+            model=name,
+            role="draft",
+            engine=info.engine,
+            device=info.device,
+            dtype=info.dtype,
+            exact=info.exact,
+            row_rule=str(info.row_rule),
+            numeric_class=info.numeric_class,
+            load_ms=round((time.monotonic() - began) * 1e3, 1),
+        )
+    )
+    return Small(name, drafter, found, time.clock_gettime(time.CLOCK_REALTIME))
+
+
+def _leave_card(options: EdgeOptions, url: str, address: str, stack: AsyncExitStack) -> None:
+    """Tell clients on this machine where the daemon is, for as long as it is there."""
+    card = paths.DaemonInfo(schema=1, url=url, pid=os.getpid(), events=address)
+    place = paths.daemon_file(options.runtime_dir)
+    paths.write_atomically(place, msgspec.json.encode(card))
+
+    def remove() -> None:
+        if paths.read_daemon(options.runtime_dir) == card:
+            place.unlink(missing_ok=True)
+
+    stack.callback(remove)
+    if options.ready_file is not None:
+        ready = {"url": url, "pid": os.getpid(), "events": address}
+        paths.write_atomically(options.ready_file, json.dumps(ready).encode())
+
+
+def serve(options: EdgeOptions) -> int:
+    """Run until SIGTERM or SIGINT; the exit code."""
+    asyncio.run(_serve(options))
+    return 0
+
+
+async def _serve(options: EdgeOptions) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with AsyncExitStack() as stack:
+        running = await start(options, stack)
+        small = running.daemon.small
+        drafts = "no draft model" if small is None else f"drafts with {small.name}"
+        clouds = ", ".join(str(cloud) for cloud in options.clouds)
+        sys.stderr.write(f"outrider edge serves {running.url}, clouds {clouds}, {drafts}\n")
+        await stop.wait()
