@@ -322,7 +322,7 @@ def export(
     assert files.config is not None
     config = _checked(load_config(files.config))
     tensors = read_tensors(files, config)
-    stage = stage_of(config, layers or range(config.layers))
+    stage = stage_of(config, range(config.layers) if layers is None else layers)
     writer = _written(config, tensors, stage, precision)
     inputs, outputs = _ports(config, stage)
     model = helper.make_model(

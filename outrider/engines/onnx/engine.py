@@ -89,14 +89,13 @@ class OnnxEngine(BaseEngine):
 
     def _recheck(self, span: Span) -> None:
         """Compute the last row again in other company; `exact` ends with the first difference."""
-        row = len(span.tokens) - 1
-        last = replace(span, first=row)
-        rule = self._info.row_rule
-        rows = rule.padded(len(span.tokens) + 1)
-        if span.base + rows > self._decoder.capacity:
+        last = replace(span, first=len(span.tokens) - 1)
+        usual = self._computed(span)
+        other = self._info.row_rule.padded(usual + 1)
+        if span.base + other > self._decoder.capacity:
             return
-        usual = self._run_span(last, self._computed(span)).copy()
-        if not np.array_equal(usual, self._run_span(last, rows)):
+        scores = self._run_span(last, usual).copy()
+        if not np.array_equal(scores, self._run_span(last, other)):
             self._recheck_mismatches += 1
             self._info = replace(self._info, exact=False)
 
@@ -129,6 +128,8 @@ class OnnxEngine(BaseEngine):
             raise LocalProtocolError("KV has another size than its shape says")
         if len(segment.tokens) != segment.stop or tuple(held) != segment.tokens[: segment.start]:
             raise LocalProtocolError("KV does not follow on the tokens that the slot holds")
+        if not all(0 <= token < self._info.vocabulary_size for token in segment.tokens):
+            raise LocalProtocolError("KV names a token outside the vocabulary")
 
 
 def _plain(slot: Slot) -> bool:

@@ -57,7 +57,15 @@ def exported(files: ModelFiles, dtype: str) -> Path:
         return beside
     folder = cache_dir() / "onnx" / f"{files.digest[:32]}-{dtype}-{FORMAT}"
     if not _sound(folder):
-        _export(files, dtype, folder)
+        try:
+            _export(files, dtype, folder)
+        except OSError as error:
+            raise ConfigError(
+                f"the ONNX export of {files.name} can not be written",
+                why=f"{folder.parent}: {error.strerror}",
+                effect="no model was loaded",
+                todo="point OUTRIDER_CACHE to a folder with room that can be written",
+            ) from error
     return folder / "model.onnx"
 
 

@@ -20,27 +20,26 @@ from outrider.errors import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class Provider:
-    """An execution provider, and whether its tensors live in memory of its own."""
+    """An execution provider; the KV cache stays in the CPU's memory with each of them."""
 
     name: str
     """The device name that people use: cpu, cuda, coreml, openvino, qnn."""
     library_name: str
-    memory: str = "cpu"
-    """Where the KV cache is kept, as an ONNX Runtime device type."""
     index: int = 0
+    """Which device, where the provider has several (CUDA)."""
 
     @property
     def chain(self) -> list[Any]:
         """For a session: this provider, then the CPU for operators that it lacks."""
         if self.library_name == CPU.library_name:
             return [CPU.library_name]
-        options = {"device_id": str(self.index)} if self.memory != "cpu" else {}
+        options = {"device_id": str(self.index)} if self.name == "cuda" else {}
         return [(self.library_name, options), CPU.library_name]
 
 
 CPU = Provider("cpu", "CPUExecutionProvider")
 CANDIDATES = (
-    Provider("cuda", "CUDAExecutionProvider", memory="cuda"),
+    Provider("cuda", "CUDAExecutionProvider"),
     Provider("coreml", "CoreMLExecutionProvider"),
     Provider("openvino", "OpenVINOExecutionProvider"),
     Provider("qnn", "QNNExecutionProvider"),
@@ -59,9 +58,7 @@ def choose(device: str) -> Provider:
     name, _, index = device.partition(":")
     for candidate in CANDIDATES:
         if candidate.name == name and (not index or index.isdecimal()):
-            return _checked(
-                Provider(name, candidate.library_name, candidate.memory, int(index or 0))
-            )
+            return _checked(Provider(name, candidate.library_name, int(index or 0)))
     known = ", ".join(candidate.name for candidate in CANDIDATES)
     raise ConfigError(f"onnxruntime has no device {device!r}", todo=f"one of auto, {known}")
 
@@ -84,7 +81,7 @@ def runs(provider: Provider) -> bool:
         return False
     try:
         found = _product(provider)
-    except Exception:  # noqa: BLE001 - each provider fails in its own way, all mean no
+    except Exception:  # noqa: BLE001  Each provider fails in its own way; all mean no.
         return False
     return bool(np.allclose(found, _LEFT @ _RIGHT, rtol=1e-2))
 
