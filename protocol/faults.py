@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from outrider.errors import InvalidRequest, OutriderError, Overloaded, by_code
+from outrider.protocol.stream import Done
 
 RETRY_S = 1.0
 """When an overloaded peer named no time."""
@@ -50,6 +51,13 @@ def from_parts(parts: Mapping[str, Any]) -> OutriderError:
         wait = parts.get("retry_after_s")
         error.retry_after_s = float(wait) if isinstance(wait, int | float) else RETRY_S
     return error
+
+
+def of_done(done: Done) -> OutriderError:
+    """The error that ended an answer; `Done.error` holds its code."""
+    if done.finish_reason == "cancelled":
+        return OutriderError("the answer was cancelled", todo="ask again")
+    return from_parts({"code": done.error or "", "what": "the answer ended in an error"})
 
 
 def _text(parts: Mapping[str, Any], name: str) -> str:

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp
 from outrider.edge.api import parse, sse
 from outrider.edge.api.body import read
 from outrider.edge.api.context import Context
-from outrider.edge.api.errors import envelope, internal
+from outrider.edge.api.errors import envelope
 from outrider.edge.api.flow import HungUp, unless_hung_up
 from outrider.edge.api.parse import Asked
 from outrider.edge.api.settings import ApiSettings
@@ -81,8 +81,7 @@ class OpenAI:
             async for batch in flow.batches():
                 for source, event in batch:
                     transcript.take(source, event)
-        if not transcript.complete:
-            raise internal()
+        transcript.check()
         return transcript.answer()
 
     async def _frames(self, asked: Asked, transcript: Transcript) -> AsyncGenerator[bytes, None]:
@@ -95,6 +94,7 @@ class OpenAI:
                     if frame or waits(batch):
                         yield frame or sse.PING
                         begun = True
+            transcript.check()
         except Exception as error:
             if not begun:
                 raise

@@ -143,9 +143,8 @@ def provenance(ended: Sequence[Ended], ignored: Sequence[str]) -> dict[str, Any]
         "exact": all(one.done.exact for one in ended),
         "mixed": any(one.done.mixed_from is not None for one in ended),
         "rtt_ms": max(rtts) if rtts else None,
-        "bytes_up": sum(one.done.bytes_up for one in ended),
-        "bytes_down": sum(one.done.bytes_down for one in ended),
-        **_energy([one.done for one in ended]),
+        **_carried(ended),
+        **_energy(ended),
         **_waste(total(one.done.speculation for one in ended)),
     }
     if ignored:
@@ -168,11 +167,28 @@ def _choice(one: Ended) -> dict[str, Any]:
     }
 
 
-def _energy(done: Sequence[Done]) -> dict[str, Any]:
+def _last(ended: Sequence[Ended]) -> list[Done]:
+    """Per prompt the choice that ended last: choices share a session, and its totals grow."""
+    found: dict[int, Done] = {}
+    for one in sorted(ended, key=lambda one: one.done.total_ms):
+        found[one.source] = one.done
+    return list(found.values())
+
+
+def _carried(ended: Sequence[Ended]) -> dict[str, Any]:
+    last = _last(ended)
+    return {
+        "bytes_up": sum(done.bytes_up for done in last),
+        "bytes_down": sum(done.bytes_down for done in last),
+    }
+
+
+def _energy(ended: Sequence[Ended]) -> dict[str, Any]:
     """A sum is only as good as its worst part: one estimate makes an estimate."""
-    kinds = {one.energy_kind for one in done}
+    last = _last(ended)
+    kinds = {done.energy_kind for done in last}
     kind = "none" if "none" in kinds else "estimated" if "estimated" in kinds else "measured"
-    joules = None if kind == "none" else sum(one.energy_j or 0.0 for one in done)
+    joules = None if kind == "none" else sum(done.energy_j or 0.0 for done in last)
     return {"energy_kind": kind, "energy_j": joules}
 
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from outrider.edge.api import report
+from outrider.edge.api.errors import internal
 from outrider.edge.api.parse import Asked
 from outrider.edge.api.shapes import Shape, Spell
-from outrider.errors import OutriderError
-from outrider.protocol.faults import from_parts
+from outrider.protocol.faults import of_done
 from outrider.protocol.stream import (
     Done,
     Forked,
@@ -58,8 +58,10 @@ class Transcript:
         self._created = created
         self._choices: dict[int, Choice] = {}
         self._n = asked.requests[0].n
+        self._expected = self._n * len(asked.requests)
         self._logprobs = asked.requests[0].top_logprobs is not None
         self._retracts = asked.requests[0].retract
+        self._failed: Done | None = None
 
     @property
     def ended(self) -> list[report.Ended]:
@@ -67,13 +69,8 @@ class Transcript:
         found = sorted(self._choices.items())
         return [choice.ended() for _, choice in found if choice.done is not None]
 
-    @property
-    def complete(self) -> bool:
-        """Every choice asked for is done."""
-        return len(self.ended) == self._n * len(self._asked.requests)
-
     def take(self, source: int, event: StreamEvent) -> Choice | None:
-        """Add an event to its choice; raises when the answer ended in an error."""
+        """Add an event to its choice; None for one that has not started."""
         index = source * self._n + event.choice
         if isinstance(event, Started):
             self._choices[index] = Choice(index, source, event)
@@ -86,9 +83,17 @@ class Transcript:
             choice.forked = event
         elif isinstance(event, Done):
             if event.finish_reason in ("error", "cancelled"):
-                raise failed(event)
-            choice.done = event
+                self._failed = event
+            else:
+                choice.done = event
         return choice
+
+    def check(self) -> None:
+        """At the end: raise when an answer failed, or has no end (a bug, not a short answer)."""
+        if self._failed is not None:
+            raise of_done(self._failed)
+        if len(self.ended) < self._expected:
+            raise internal()
 
     # --- the whole answer ----------------------------------------------------------------------
 
@@ -147,7 +152,7 @@ class Transcript:
             opening = self._shape.opening(choice.index)
             return [self._part(choice, opening)] if opening else []
         if isinstance(event, Done):
-            return self._flush(choice) + self._closing(choice, event)
+            return self._flush(choice) + (self._closing(choice, event) if choice.done else [])
         if isinstance(event, Forked):
             return [self._note(choice, _forked(choice, event))]
         if self._retracts and isinstance(event, Provisional | Retract | Waiting):
@@ -157,7 +162,7 @@ class Transcript:
     def _closing(self, choice: Choice, done: Done) -> list[Chunk]:
         """The finish reason; after the last choice the report, with the usage if asked for."""
         closing = self._part(choice, self._shape.closing(choice.index, done.finish_reason))
-        if not self.complete:
+        if len(self.ended) < self._expected:
             return [closing]
         if not self._asked.usage_wanted:
             return [{**closing, **self._about()}]
@@ -190,16 +195,6 @@ class Transcript:
             "timings": report.timings(self.ended),
             "outrider": report.provenance(self.ended, self._asked.ignored),
         }
-
-
-def failed(done: Done) -> OutriderError:
-    """The error that ended an answer; `Done.error` is `CODE: what`, or the text alone."""
-    if done.finish_reason == "cancelled":
-        return OutriderError("the answer was cancelled", why=done.error or "the daemon is leaving")
-    code, _, what = (done.error or "").partition(": ")
-    if what:
-        return from_parts({"code": code, "what": what})
-    return OutriderError(done.error or "the answer failed")
 
 
 def _forked(choice: Choice, event: Forked) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from outrider.errors import (
     CloudUnreachable,
     EngineFailed,
     EngineFull,
+    LinkLost,
     OutriderError,
     Overloaded,
 )
@@ -283,10 +284,13 @@ def test_a_bug_tells_no_prompt(caplog: pytest.LogCaptureFixture) -> None:
 def test_an_answer_that_ends_in_an_error() -> None:
     lost: list[Step] = [
         started(),
-        done(0, reason="error", error="link_lost: the cloud went silent"),
+        done(0, reason="error", error="link_lost"),
     ]
     answer = ask(ScriptedEdge(lost), "POST", TEXT, body={"prompt": "x"})
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "link_lost")
+    named = ScriptedEdge([*lost, LinkLost("the cloud went silent")])
+    error = ask(named, "POST", TEXT, body={"prompt": "x"}).json()["error"]
+    assert error["message"] == "the cloud went silent"
     vague: list[Step] = [started(), done(0, reason="cancelled")]
     assert ask(ScriptedEdge(vague), "POST", TEXT, body={"prompt": "x"}).status_code == 500
 

@@ -15,7 +15,14 @@ import pytest
 from outrider.edge.api.app import build
 from outrider.edge.api.server import ApiServer
 from outrider.errors import LinkLost, Overloaded
-from outrider.protocol.stream import Forked, Provisional, Retract, StreamEvent, Waiting
+from outrider.protocol.stream import (
+    FinishReason,
+    Forked,
+    Provisional,
+    Retract,
+    StreamEvent,
+    Waiting,
+)
 from outrider.testing.local_edge import LocalEdge
 from outrider.testing.scripted_edge import ScriptedEdge, Step, done, started, token
 
@@ -199,6 +206,20 @@ def test_an_error_on_the_way_ends_the_stream_in_words() -> None:
     last = chunks(text)[-1]
     assert last["error"]["code"] == "link_lost"
     assert chunks(text)[-2]["choices"][0]["delta"] == {"content": "a"}
+
+
+@pytest.mark.parametrize("reason", ["error", "cancelled"])
+def test_an_answer_that_failed_has_no_finish_reason(reason: FinishReason) -> None:
+    failed = done(1, reason=reason, error="link_lost")
+    text = raw([started(), token(0, "a"), failed], CHAT)
+    assert "[DONE]" not in text
+    assert "error" in chunks(text)[-1]
+    assert not [c for c in chunks(text)[:-1] if c["choices"][0]["finish_reason"]]
+
+
+def test_a_stream_without_an_end_says_so() -> None:
+    text = raw([started(), token(0, "a")], CHAT)
+    assert chunks(text)[-1]["error"]["code"] == "internal"
 
 
 def test_an_error_before_the_first_chunk_keeps_its_status() -> None:
