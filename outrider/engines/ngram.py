@@ -31,7 +31,7 @@ LONGEST = 64
 PLACES = 32
 """Most recent places of a run that are looked at."""
 PAST = 1 << 16
-"""Tokens of ended sequences that are kept; about 400 bytes each."""
+"""Tokens of ended sequences that are kept; about 250 bytes each."""
 SIZE = 4096
 FILLER = 0
 _BORDER = -1
@@ -54,7 +54,7 @@ class Index:
     def __init__(self) -> None:
         self._tokens: list[int] = []
         self._offset = 0
-        self._places: dict[int, deque[int]] = {}
+        self._places: dict[int, list[int]] = {}
 
     def __len__(self) -> int:
         return len(self._tokens)
@@ -63,7 +63,7 @@ class Index:
         """Note the runs that end before `token` as followed by it, then take it in."""
         if token != _BORDER:
             for run in self._runs(self._tokens):
-                self._places.setdefault(run, deque()).append(self._offset + len(self._tokens))
+                self._places.setdefault(run, []).append(self._offset + len(self._tokens))
         self._tokens.append(token)
 
     def cut(self, length: int) -> None:
@@ -111,7 +111,7 @@ class Index:
         if places[-1] == place:
             places.pop()
         elif places[0] == place:
-            places.popleft()
+            del places[0]
         if not places:
             del self._places[run]
 
