@@ -15,7 +15,7 @@ from scipy import stats
 from outrider.protocol import sampling
 from outrider.protocol.sampling import Floats, Sampling, SamplingParams
 
-DRAWS = 2000
+DRAWS = 1500
 SIZE = 24
 Sampler = Callable[[Floats, Sampling, int], int]
 PARAMS = {
@@ -171,9 +171,9 @@ def test_draws_are_independent(places: range, seed: int, choice: int) -> None:
 def test_dependent_draws_are_found_out() -> None:
     row = np.log(np.array([0.3, 0.25, 0.2, 0.15, 0.1]))
     first = chosen(row, range(DRAWS))
-    # Every twentieth draw is the other one's.
+    # Every eighth draw is the other one's.
     mixed = [
-        a if i % 20 == 0 else b
+        a if i % 8 == 0 else b
         for i, (a, b) in enumerate(zip(first, chosen(row, range(DRAWS), choice=1), strict=True))
     ]
     assert pair_p_value(first, mixed, 5) < 1e-3

@@ -209,7 +209,7 @@ def test_many_positions_of_a_large_vocabulary() -> None:
 
 
 def ids_of(row: list[float], **fields: Any) -> list[int]:
-    return sampling.allowed(np.array(row), SamplingParams(**fields))[0].tolist()
+    return [int(i) for i in sampling.allowed(np.array(row), SamplingParams(**fields))[0]]
 
 
 def test_the_token_that_crosses_top_p_is_kept() -> None:
