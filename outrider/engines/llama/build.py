@@ -11,7 +11,7 @@ from outrider.engine import EngineInfo, EngineSpec, RowRule
 from outrider.engines.llama import library
 from outrider.engines.llama.engine import LlamaEngine
 from outrider.engines.llama.library import Model, Settings
-from outrider.engines.llama.plan import MOST_PADDING
+from outrider.engines.llama.plan import SPARE
 from outrider.engines.llama.probe import Finding, examine, measure, survey
 from outrider.engines.llama.runner import Runner
 from outrider.errors import ConfigError, EngineFull, ModelCorrupt, ModelUnsupported
@@ -54,7 +54,7 @@ def build(spec: EngineSpec) -> LlamaEngine:
         if len(words) > model.context.size:
             raise ModelCorrupt(f"{files.path.name} has more tokens than rows for them")
         runner = Runner(model.context, spec.max_slots, settings.rows, len(words))
-        finding = _settle(spec, runner, settings.sequence - MOST_PADDING)
+        finding = _settle(spec, runner, settings.sequence - SPARE)
     except BaseException:
         model.close()
         raise
@@ -112,7 +112,7 @@ def _files(spec: EngineSpec, options: Options) -> ModelFiles:
 def _settings(spec: EngineSpec, options: Options, header: Gguf, gpu: bool) -> Settings:  # noqa: FBT001  A fact found, not a choice.
     context = _context(spec, header)
     settings = Settings(
-        sequence=context + MOST_PADDING,
+        sequence=context + SPARE,
         sequences=spec.max_slots,
         rows=max(spec.max_rows, 4 * spec.max_slots),
         threads=spec.threads or len(_cores()),
@@ -191,7 +191,7 @@ def _info(
         dtype=dtype,
         vocabulary_digest=words.digest,
         vocabulary_size=words.size,
-        context=settings.sequence - MOST_PADDING,
+        context=settings.sequence - SPARE,
         max_slots=spec.max_slots,
         max_rows=spec.max_rows,
         exact=finding.exact,

@@ -17,7 +17,9 @@ from itertools import pairwise
 from outrider.engine import RowRule
 
 MOST_PADDING = 32
-"""Rows added to a slot at most; every sequence has so many cells to spare."""
+"""Rows added to a slot at most, beyond those that the rule itself asks for."""
+SPARE = MOST_PADDING + 8
+"""Cells that every sequence has beyond its context, for rows that are thrown away."""
 
 
 @dataclass(frozen=True, slots=True)
