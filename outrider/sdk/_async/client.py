@@ -1,0 +1,116 @@
+"""The client of the daemon."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Unpack
+
+import httpx2
+
+from outrider.protocol.status import ModelCard, RequestState, Status
+from outrider.sdk import models, question, wire
+from outrider.sdk._async.stream import AsyncStream
+from outrider.sdk.answer import Answer
+from outrider.sdk.find import find
+from outrider.sdk.question import Messages, Options, Prompt
+
+
+class AsyncClient:
+    """Asks one daemon. Close it, or use it as a context.
+
+    `url` and `api_key` default to OUTRIDER_HOST and OUTRIDER_API_KEY, then to the
+    running daemon's `daemon.json`, then to http://127.0.0.1:11711. All methods raise
+    errors of `outrider.errors`; `DaemonUnreachable` when nothing answers.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        api_key: str | None = None,
+        transport: httpx2.AsyncBaseTransport | None = None,
+    ) -> None:
+        self._place = find(url, api_key)
+        self._http = httpx2.AsyncClient(
+            base_url=self._place.url,
+            headers=wire.headers(self._place),
+            timeout=wire.timeouts(),
+            transport=transport,
+            # A proxy of the environment is no way to this very machine.
+            trust_env=not self._place.loopback,
+            # Reading the authorities takes a tenth of a second, and plain HTTP needs none.
+            verify=self._place.url.startswith("https://"),
+        )
+
+    @property
+    def url(self) -> str:
+        """The daemon's address."""
+        return self._place.url
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Hang up everything."""
+        await self._http.aclose()
+
+    async def complete(self, prompt: Prompt, **options: Unpack[Options]) -> Answer:
+        """Go on from a text, or from token ids of the target. Options: see `Options`."""
+        async with self._ask(question.of_prompt(prompt, options)) as stream:
+            return await stream.answer()
+
+    async def chat(self, messages: Messages, **options: Unpack[Options]) -> Answer:
+        """Answer a message, or a conversation; rendered with the target's chat template."""
+        async with self._ask(question.of_messages(messages, options)) as stream:
+            return await stream.answer()
+
+    def stream(self, prompt: Prompt, **options: Unpack[Options]) -> AsyncStream:
+        """Typed events of a completion. `retract` is on unless given: provisional tokens come
+        while the cloud is away, and the committed ones replace them."""
+        options.setdefault("retract", True)
+        return self._ask(question.of_prompt(prompt, options))
+
+    def stream_chat(self, messages: Messages, **options: Unpack[Options]) -> AsyncStream:
+        """Typed events of a chat turn, as `stream`."""
+        options.setdefault("retract", True)
+        return self._ask(question.of_messages(messages, options))
+
+    def resume(self, request: str, positions: Sequence[int] = (0,)) -> AsyncStream:
+        """The rest of a running or just ended request, from a position per choice on."""
+        path = f"/outrider/v1/requests/{request}"
+        position = ",".join(str(at) for at in positions)
+        return self._stream(self._http.build_request("GET", path, params={"position": position}))
+
+    async def status(self) -> Status:
+        """What the daemon does now."""
+        return wire.decode(await self._get("/outrider/v1/status"), Status)
+
+    async def requests(self) -> tuple[RequestState, ...]:
+        """Running and just ended requests."""
+        found = wire.decode(await self._get("/outrider/v1/requests"), models.Requests)
+        return found.requests
+
+    async def models(self) -> tuple[ModelCard, ...]:
+        """Models that can be asked for by name."""
+        return wire.decode(await self._get("/v1/models"), models.Listing).cards()
+
+    def _ask(self, body: dict[str, object]) -> AsyncStream:
+        return self._stream(self._http.build_request("POST", "/outrider/v1/generate", json=body))
+
+    def _stream(self, request: httpx2.Request) -> AsyncStream:
+        return AsyncStream(self._http, request, self._place)
+
+    async def _get(self, path: str) -> httpx2.Response:
+        try:
+            return await self._http.get(path)
+        except httpx2.TransportError as error:
+            raise wire.lost(error, self._place) from None

@@ -1,0 +1,1 @@
+"""Made from `_async` by `scripts/sdk`: change those, not these."""

@@ -1,0 +1,79 @@
+"""From keyword arguments to the JSON that `/outrider/v1/generate` takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypedDict
+
+from outrider.protocol.status import Fallback, Placement
+
+Prompt = str | Sequence[int]
+"""Text, or token ids of the target."""
+Messages = str | Sequence[Mapping[str, Any]]
+"""A user's message, or messages with `role` and `content`."""
+
+
+class Options(TypedDict, total=False):
+    """What every question takes; what is left out is the daemon's choice."""
+
+    model: str
+    """A name from `models()`; the default target when left out."""
+    max_tokens: int
+    """Tokens of an answer; up to the context when left out."""
+    temperature: float
+    """0 is greedy; 1 when left out."""
+    top_p: float
+    top_k: int
+    min_p: float
+    presence_penalty: float
+    frequency_penalty: float
+    repetition_penalty: float
+    logit_bias: Mapping[int, float]
+    """Token id to an added score."""
+    stop: str | Sequence[str]
+    """Up to four texts that end the answer; none of them is in it."""
+    seed: int | str
+    """0 to 2^128 - 1; as text it is what `Answer.seed` holds."""
+    n: int
+    """Answers to the one prompt."""
+    top_logprobs: int
+    """0 asks for the chosen token's logprob, k for those of the k best too."""
+    placement: Placement
+    fallback: Fallback
+    """While the cloud is away: `wait`, go on with the `local` model, or `error`."""
+    exact: Literal["required", "preferred"]
+    """`required`: an error rather than a token that is not the target's."""
+    retract: bool
+    """Take `Provisional` tokens, which `Retract` may take back."""
+
+
+_OURS = ("placement", "fallback", "exact", "retract")
+
+
+def of_prompt(prompt: Prompt, options: Options) -> dict[str, Any]:
+    """The body of a completion."""
+    body = _body(options)
+    body["prompt"] = prompt if isinstance(prompt, str) else list(prompt)
+    if "top_logprobs" in options:
+        body["logprobs"] = body.pop("top_logprobs")
+    return body
+
+
+def of_messages(messages: Messages, options: Options) -> dict[str, Any]:
+    """The body of a chat turn."""
+    body = _body(options)
+    text = isinstance(messages, str)
+    body["messages"] = [{"role": "user", "content": messages}] if text else list(messages)
+    if "top_logprobs" in options:
+        body["logprobs"] = True
+    return body
+
+
+def _body(options: Options) -> dict[str, Any]:
+    given: dict[str, Any] = dict(options)
+    ours = {name: given.pop(name) for name in _OURS if name in given}
+    if "logit_bias" in given:
+        given["logit_bias"] = {str(token): bias for token, bias in given["logit_bias"].items()}
+    if isinstance(given.get("stop"), tuple):
+        given["stop"] = list(given["stop"])
+    return {**given, "outrider": ours} if ours else given
