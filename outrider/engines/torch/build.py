@@ -14,6 +14,7 @@ from outrider.engines.torch.decoder import Decoder
 from outrider.engines.torch.device import choose_device, choose_dtype
 from outrider.engines.torch.engine import Identity, TorchEngine
 from outrider.engines.torch.linear import Kind, kinds
+from outrider.engines.torch.probe import SLOTS
 from outrider.engines.torch.settle import settle
 from outrider.errors import ConfigError, EngineFull, ModelCorrupt, ModelUnsupported
 from outrider.models import vocabulary
@@ -49,7 +50,7 @@ def build(spec: EngineSpec) -> TorchEngine:
         return Decoder(config, weights, device, dtype, kind, capacity(context))
 
     with torch.inference_mode(), _memory_errors():
-        cache = Cache(config, spec.max_slots + 1, context, device, dtype)
+        cache = Cache(config, max(spec.max_slots + 1, SLOTS), context, device, dtype)
         runner, finding = settle(load, kinds(device, dtype), spec.numerics, cache, size)
     identity = Identity(files.name, files.digest, digest)
     return TorchEngine(spec, identity, runner, finding)

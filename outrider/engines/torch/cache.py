@@ -57,20 +57,24 @@ class Cache:
             slots = torch.arange(slots.start, slots.stop, device=places.device)
         return self.pool[layer][:, slots.view(-1, 1), :, places].permute(2, 0, 3, 1, 4)
 
+    @torch.inference_mode()
     def clear(self, slot: int, start: int, stop: int) -> None:
         self.pool[:, :, slot, :, start:stop] = 0
 
+    @torch.inference_mode()
     def move(self, slot: int, sources: Sequence[int], start: int) -> None:
         """Bring the tokens at `sources` together from `start` on."""
         where = torch.tensor(sources, device=self.pool.device)
         kept = self.pool[:, :, slot, :, where]
         self.pool[:, :, slot, :, start : start + len(sources)] = kept
 
+    @torch.inference_mode()
     def export(self, slot: int, start: int, stop: int) -> bytes:
         """Canonical layout [layer, 2, kv_head, token, head_dim]."""
         part = self.pool[:, :, slot, :, start:stop].contiguous().cpu()
         return part.view(torch.uint8).numpy().tobytes()
 
+    @torch.inference_mode()
     def take(self, slot: int, start: int, data: bytes, shape: tuple[int, ...]) -> None:
         """Write a canonical array of this pool's dtype at `start`."""
         raw = torch.from_numpy(np.frombuffer(bytearray(data), dtype=np.uint8))

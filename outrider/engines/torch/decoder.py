@@ -7,7 +7,7 @@ with the halves of a head rotated against each other.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -67,11 +67,17 @@ class Decoder:
         yield first.down, config.intermediate_size
         yield self.head, config.hidden_size
 
-    def scores(self, batch: Batch, cache: Cache, attention: Attention) -> Tensor:
-        """Appends the rows' keys and values; scores of the wanted rows, [wanted, vocab_size]."""
+    def scores(
+        self, batch: Batch, cache: Cache, attention: Attention, layers: Sequence[int]
+    ) -> Tensor:
+        """Appends the rows' keys and values; scores of the wanted rows, [wanted, vocab_size].
+
+        `layers`: all of them, or those few that a probe runs.
+        """
         hidden = self.embedding.index_select(0, batch.tokens)
         turn = self.cos.index_select(0, batch.positions), self.sin.index_select(0, batch.positions)
-        for number, layer in enumerate(self.layers):
+        for number in layers:
+            layer = self.layers[number]
             normal = self._norm(hidden, layer.attention_norm)
             mixed = self._attend(number, layer, normal, turn, batch, cache, attention)
             hidden = hidden + layer.out(mixed)

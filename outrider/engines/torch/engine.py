@@ -73,7 +73,7 @@ class TorchEngine(BaseEngine):
         """Run one span again, in other company, and compare the bits."""
         which = self._passes // RECHECK_EVERY % len(spans)
         span, expected = spans[which], scores[which]
-        company = Span(self._info.max_slots, 0, tuple(range(min(5, self._runner.vocabulary_size))))
+        company = Span(self._cache.slots - 1, 0, tuple(range(min(5, self._runner.vocabulary_size))))
         again = self._runner([company, span])[1]
         if not bool((again.view(np.int32) == expected.view(np.int32)).all()):
             self._recheck_mismatches += 1
@@ -89,8 +89,7 @@ class TorchEngine(BaseEngine):
         if rows != sorted(set(rows)):
             raise LocalProtocolError("a path to keep goes from the root down")
         if rows != list(range(base, base + len(rows))):
-            with torch.inference_mode():
-                self._cache.move(slot, rows, base)
+            self._cache.move(slot, rows, base)
         tokens[base:] = [tokens[row] for row in rows]
 
     def export_kv(self, slot: int, start: int, stop: int) -> KvSegment:
@@ -98,23 +97,20 @@ class TorchEngine(BaseEngine):
         if not 0 <= start < stop <= len(tokens):
             raise LocalProtocolError(f"tokens {start} to {stop} are not in the slot")
         config = self._runner.decoder.config
-        with torch.inference_mode():
-            data = self._cache.export(slot, start, stop)
         return KvSegment(
             layout="canonical",
             dtype=self._info.dtype,
             start=start,
             stop=stop,
             tokens=tuple(tokens[:stop]),
-            data=data,
+            data=self._cache.export(slot, start, stop),
             shape=(config.layers, 2, config.kv_heads, stop - start, config.head_dim),
         )
 
     def import_kv(self, slot: int, segment: KvSegment) -> None:
         tokens = self._slots[slot].tokens
         self._check_segment(segment, tokens)
-        with torch.inference_mode():
-            self._cache.take(slot, segment.start, segment.data, segment.shape)
+        self._cache.take(slot, segment.start, segment.data, segment.shape)
         tokens[:] = segment.tokens
 
     def _check_segment(self, segment: KvSegment, tokens: Sequence[int]) -> None:
@@ -168,7 +164,7 @@ def _describe(spec: EngineSpec, identity: Identity, runner: Runner, finding: Fin
         exact=finding.exact,
         row_rule=RowRule(minimum=padding.minimum, multiple=padding.multiple),
         numeric_class=_numeric_class(identity, runner, finding),
-        trees=finding.trees or not finding.exact,
+        trees=True,
         scores=True,
         kv="range",
     )

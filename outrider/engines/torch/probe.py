@@ -12,28 +12,35 @@ from numpy.typing import NDArray
 from outrider.engine import Span
 
 Scores = NDArray[np.float32]
+SLOTS = 3
+"""Slots that the probe uses, 0 to 2."""
+
 Run = Callable[[Sequence[Span]], list[Scores]]
 """One pass over slots 0 to 2: per span the scores of its rows from `first` on."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What the probe saw under one way of grouping."""
+    """What is known of an engine's numerics."""
 
     exact: bool
-    trees: bool
     digest: str
-    """SHA-256 of the reference scores' bits."""
+    """SHA-256 of the bits of fixed scores."""
 
 
-def examine(run: Run, vocabulary_size: int, context: int) -> Finding:
+def regroups(run: Run, vocabulary_size: int, capacity: int) -> bool:
     """Run a fixed sequence in several groupings and compare every score bit for bit."""
-    tokens = _sequence(vocabulary_size, min(context - 4, 70))
+    tokens = _sequence(vocabulary_size, min(capacity, 70))
     reference = _reference(run, tokens)
-    digest = hashlib.sha256(reference.tobytes()).hexdigest()
-    exact = all(_same(reference, found) for found in _regrouped(run, tokens))
-    trees = exact and _tree_agrees(run, tokens, reference)
-    return Finding(exact, trees, digest)
+    if not all(_same(reference, found) for found in _regrouped(run, tokens)):
+        return False
+    return _tree_agrees(run, tokens, reference)
+
+
+def fingerprint(run: Run, vocabulary_size: int) -> str:
+    """Hex digest of the scores of a short sequence, in one pass."""
+    scores = run([Span(0, 0, _sequence(vocabulary_size, 12))])[0]
+    return hashlib.sha256(scores.tobytes()).hexdigest()
 
 
 def _sequence(vocabulary_size: int, length: int) -> tuple[int, ...]:
@@ -83,7 +90,7 @@ def _in_company(run: Run, tokens: tuple[int, ...]) -> Scores:
 def _tree_agrees(run: Run, tokens: tuple[int, ...], reference: Scores) -> bool:
     """A branch across a block's end, with rows of other branches between."""
     base = len(tokens) - 8
-    wrong = tuple(token ^ 1 for token in tokens)
+    wrong = tokens[1:] + tokens[:1]
     run([Span(1, 0, tokens[:base])])
     rows = (wrong[base], tokens[base], wrong[base + 1], tokens[base + 1], tokens[base + 2])
     tree = run([Span(1, base, rows, parents=(None, None, 1, 1, 3))])[0]

@@ -36,11 +36,19 @@ class Way:
 class Runner:
     """Runs passes; knows nothing of slots' tokens or sampling."""
 
-    def __init__(self, decoder: Decoder, cache: Cache, way: Way, vocabulary_size: int) -> None:
+    def __init__(
+        self,
+        decoder: Decoder,
+        cache: Cache,
+        way: Way,
+        vocabulary_size: int,
+        layers: Sequence[int] | None = None,
+    ) -> None:
         self.decoder = decoder
         self.cache = cache
         self.way = way
         self.vocabulary_size = vocabulary_size
+        self._layers = range(decoder.config.layers) if layers is None else layers
         config = decoder.config
         self._layout = Layout(
             slots=cache.slots,
@@ -55,7 +63,7 @@ class Runner:
         """Unprocessed scores of each span's rows from `first` on, [rows, vocabulary_size]."""
         with torch.inference_mode(), typed_errors():
             batch = plan(spans, self._layout, self.way.padding)
-            found = self.decoder.scores(batch, self.cache, self.way.attention)
+            found = self.decoder.scores(batch, self.cache, self.way.attention, self._layers)
             flat = found[:, : self.vocabulary_size].float().cpu().numpy()
         parts, at = [], 0
         for span in spans:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable
 
 import torch
 
@@ -13,7 +12,7 @@ from outrider.engines.torch.batch import Padding
 from outrider.engines.torch.cache import Cache
 from outrider.engines.torch.decoder import Decoder
 from outrider.engines.torch.linear import Kind, Linear
-from outrider.engines.torch.probe import Finding, examine
+from outrider.engines.torch.probe import Finding, fingerprint, regroups
 from outrider.engines.torch.runner import Runner, Way
 
 PADDINGS = (
@@ -34,28 +33,36 @@ def settle(
 ) -> tuple[Runner, Finding]:
     """A runner, and what the probe found under its way. The order of trial is fixed, never
     measured: two machines of one make settle on the same way, and so on one numeric class."""
-    ways = _exact_ways(kinds) if numerics == "exact" else iter(())
-    decoder = None
-    for way in ways:
-        if decoder is None or decoder.kind != way.kind:
-            decoder = load(way.kind)
-        runner = Runner(decoder, cache, way, vocabulary_size)
-        if linears_agree(decoder, way.padding):
-            finding = examine(runner, vocabulary_size, cache.context)
-            if finding.exact:
-                return runner, finding
+    if numerics == "exact":
+        for kind in kinds:
+            decoder = load(kind)
+            for padding in PADDINGS:
+                way = Way(kind, blocked, padding)
+                if _holds(decoder, cache, way, vocabulary_size):
+                    return _found(decoder, cache, way, vocabulary_size, "exact")
+            del decoder
     way = Way("sized" if "packed" in kinds else "plain", joined, Padding())
-    runner = Runner(load(way.kind), cache, way, vocabulary_size)
-    return runner, replace(examine(runner, vocabulary_size, cache.context), exact=False)
+    return _found(load(way.kind), cache, way, vocabulary_size, "plain")
 
 
-def _exact_ways(kinds: tuple[Kind, ...]) -> Iterator[Way]:
-    for kind in kinds:
-        yield from (Way(kind, blocked, padding) for padding in PADDINGS)
+def _found(
+    decoder: Decoder, cache: Cache, way: Way, vocabulary_size: int, numerics: Numerics
+) -> tuple[Runner, Finding]:
+    runner = Runner(decoder, cache, way, vocabulary_size)
+    digest = fingerprint(runner, vocabulary_size)
+    return runner, Finding(exact=numerics == "exact", digest=digest)
 
 
-_MOST_ROWS = 256
-_COUNTS = (1, 2, 3, 5, 8, 17, 64, 100, 255)
+def _holds(decoder: Decoder, cache: Cache, way: Way, vocabulary_size: int) -> bool:
+    """Layers of one window compute alike, so one of each kind is run, and at least two."""
+    windows = decoder.config.windows
+    layers = sorted({windows.index(window) for window in windows} | set(range(len(windows))[:2]))
+    runner = Runner(decoder, cache, way, vocabulary_size, layers)
+    return regroups(runner, vocabulary_size, cache.capacity) and linears_agree(decoder, way.padding)
+
+
+_MOST_ROWS = 160
+_COUNTS = (1, 2, 5, 17, 33, 100)
 
 
 def linears_agree(decoder: Decoder, padding: Padding) -> bool:

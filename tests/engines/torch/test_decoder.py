@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from outrider.engine import Engine, EngineSpec, Numerics, Span
 from outrider.engines import registry
-
 from tests.engines.torch.models import CASES, write
 
 pytest.importorskip("transformers")
