@@ -1,21 +1,30 @@
 """Messages to bytes and back; the only importer of the generated code.
 
 Everything that comes in is checked here for size, range and form, so that what
-leaves this file as a message is well formed: RemoteProtocolError otherwise.
+leaves this file as a message is well formed: RemoteProtocolError otherwise, and
+HandshakeRefused for a version that can not be read. What goes out is checked too:
+LocalProtocolError for a number that does not fit its field.
 """
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
-from outrider.errors import InvalidRequest, LocalProtocolError, RemoteProtocolError
+from outrider.errors import (
+    HandshakeRefused,
+    InvalidRequest,
+    LocalProtocolError,
+    RemoteProtocolError,
+)
 from outrider.protocol import wire_pb2 as pb
 from outrider.protocol.messages import (
     SLOT_CLASSES,
+    VERSION,
     ChoiceOpen,
     Close,
     CloseReason,
@@ -40,7 +49,15 @@ MAX_STOPS = 16
 MAX_STOP_BYTES = 1024
 MAX_TOP_LOGPROBS = 20
 MAX_NAME = 256
+MAX_MODELS = 256
+MAX_TEMPLATE = 1 << 20
+"""Bytes of a chat template."""
+MAX_TOKENIZER = 64 << 20
+"""Bytes of a tokenizer.json."""
+MAX_HEARTBEAT_MS = 600_000
 MIN_OPEN = 1024
+OLDEST_VERSION = max(1, VERSION - 1)
+"""The version before this one is read."""
 
 _E = TypeVar("_E", Reason, CloseReason, EnergyKind)
 
@@ -50,6 +67,27 @@ _COMMIT_HEAD = struct.Struct("<IIIHBBBBB")
 
 def _bad(what: str) -> RemoteProtocolError:
     return RemoteProtocolError(what, effect="the message was dropped and the session ends")
+
+
+def _flag(value: int) -> bool:
+    if value > 1:
+        raise _bad("a flag is neither 0 nor 1")
+    return value == 1
+
+
+def check_version(theirs: int) -> None:
+    """Cloud: whether an edge's version can be read. Raises HandshakeRefused."""
+    _refuse_version(theirs, edge=theirs, cloud=VERSION)
+
+
+def _refuse_version(peer: int, *, edge: int, cloud: int) -> None:
+    if not OLDEST_VERSION <= peer <= VERSION:
+        raise HandshakeRefused(
+            "protocol version",
+            ours=str(cloud),
+            theirs=str(edge),
+            todo="run the same release of outrider on both sides",
+        )
 
 
 # --- ids ---------------------------------------------------------------------------------------
@@ -96,7 +134,7 @@ def unpack_hint(data: bytes, slots: int) -> Hint:
 
 
 def pack_commit(commit: Commit, slots: int, top_logprobs: int | None) -> bytes:
-    if len(commit.tokens) > slots:
+    if not 1 <= len(commit.tokens) <= slots:
         raise LocalProtocolError(f"a commit of {len(commit.tokens)} tokens in a class of {slots}")
     head = _COMMIT_HEAD.pack(
         commit.fence,
@@ -111,13 +149,21 @@ def pack_commit(commit: Commit, slots: int, top_logprobs: int | None) -> bytes:
     )
     body = head + pack_ids(commit.tokens).ljust(4 * slots, b"\0")
     if top_logprobs is not None:
-        found = commit.logprobs or ()
+        found = commit.logprobs or (_UNKNOWN,) * len(commit.tokens)
+        if len(found) != len(commit.tokens):
+            raise LocalProtocolError("a commit has logprobs for some of its tokens")
         body += b"".join(_pack_logprobs(item, top_logprobs) for item in found)
     return body.ljust(commit_size(slots, top_logprobs), b"\0")
 
 
+_UNKNOWN = TokenLogprobs(math.nan, ())
+"""Stands in a commit of the class with logprobs that has none: tokens sent again."""
+_NO_ID = 2**32 - 1
+"""Fills the places that a small vocabulary leaves in `top`."""
+
+
 def _pack_logprobs(item: TokenLogprobs, top_n: int) -> bytes:
-    top = list(item.top[:top_n]) + [(0, 0.0)] * (top_n - len(item.top))
+    top = list(item.top[:top_n]) + [(_NO_ID, 0.0)] * (top_n - len(item.top))
     return struct.pack("<f", item.chosen) + b"".join(struct.pack("<If", i, v) for i, v in top)
 
 
@@ -130,20 +176,35 @@ def unpack_commit(data: bytes, slots: int, top_logprobs: int | None) -> Commit:
     if not 1 <= count <= slots or from_hints > min(hint_rows, count):
         raise _bad("a commit's counts contradict each other")
     tokens = struct.unpack_from(f"<{count}I", data, _COMMIT_HEAD.size)
-    found = None
-    if top_logprobs is not None:
-        at = _COMMIT_HEAD.size + 4 * slots
-        size = 4 + 8 * top_logprobs
-        found = tuple(_unpack_logprobs(data, at + i * size, top_logprobs) for i in range(count))
+    found = None if top_logprobs is None else _unpack_logprobs(data, slots, count, top_logprobs)
     return Commit(
         fence, choice, position, tokens, hint_rows, from_hints, wish, rows, step_us, found
     )
 
 
-def _unpack_logprobs(data: bytes, at: int, top_n: int) -> TokenLogprobs:
+def _unpack_logprobs(
+    data: bytes, slots: int, count: int, top_n: int
+) -> tuple[TokenLogprobs, ...] | None:
+    """One per token, or None when the first says that none are known."""
+    size = 4 + 8 * top_n
+    start = _COMMIT_HEAD.size + 4 * slots
+    found = tuple(_unpack_one(data, start + i * size, top_n) for i in range(count))
+    if math.isnan(found[0].chosen):
+        return None
+    if not all(value <= 0.0 for item in found for value in _values(item)):
+        raise _bad("a logprob is no number, or above 0")
+    return found
+
+
+def _unpack_one(data: bytes, at: int, top_n: int) -> TokenLogprobs:
     (chosen,) = struct.unpack_from("<f", data, at)
     flat = struct.unpack_from("<" + "If" * top_n, data, at + 4)
-    return TokenLogprobs(chosen, tuple(zip(flat[::2], flat[1::2], strict=True)))
+    top = zip(flat[::2], flat[1::2], strict=True)
+    return TokenLogprobs(chosen, tuple((i, value) for i, value in top if i != _NO_ID))
+
+
+def _values(item: TokenLogprobs) -> tuple[float, ...]:
+    return (item.chosen, *(value for _, value in item.top))
 
 
 # --- up ----------------------------------------------------------------------------------------
@@ -151,6 +212,17 @@ def _unpack_logprobs(data: bytes, at: int, top_n: int) -> TokenLogprobs:
 
 def encode_up(message: Up, slots: int) -> bytes:
     """Bytes of an edge's message; `slots` is the session's class."""
+    try:
+        return _encode_up(message, slots)
+    except (struct.error, ValueError, OverflowError):
+        raise _misfit(message) from None
+
+
+def _misfit(message: Up | Down) -> LocalProtocolError:
+    return LocalProtocolError(f"a number of a {type(message).__name__} does not fit its field")
+
+
+def _encode_up(message: Up, slots: int) -> bytes:
     match message:
         case Hint():
             return _serialized(pb.Up(hint=pack_hint(message, slots)))
@@ -228,12 +300,28 @@ def _open_to_wire(message: Open) -> pb.Open:
 def _padded(wire: pb.Open) -> pb.Open:
     """Fill to the next power of two, at least `MIN_OPEN`, so that the size tells little."""
     bare = wire.ByteSize()
-    # A field number above 15 and a length of up to five bytes.
-    goal = max(MIN_OPEN, 1 << (bare + 7 - 1).bit_length())
-    wire.padding = bytes(goal - bare - 4)
-    for _ in range(4):
-        wire.padding = bytes(len(wire.padding) + goal - wire.ByteSize())
+    goal = max(MIN_OPEN, 1 << (bare + _LEAST_PADDING - 1).bit_length())
+    while not _pad(wire, goal - bare):
+        goal *= 2
     return wire
+
+
+_LEAST_PADDING = 4
+"""A field number above 15, a length, and one byte."""
+
+
+def _pad(wire: pb.Open, wanted: int) -> bool:
+    """Add `wanted` bytes; False for the few counts at which the length itself grows by one."""
+    for width in range(1, 5):
+        wire.padding = bytes(max(0, wanted - 2 - width))
+        grown = 2 + width + len(wire.padding)
+        if wire.padding and grown == wanted and _varint_size(len(wire.padding)) == width:
+            return True
+    return False
+
+
+def _varint_size(value: int) -> int:
+    return max(1, -(-value.bit_length() // 7))
 
 
 def _params_to_wire(params: SamplingParams) -> pb.SamplingParams:
@@ -266,6 +354,7 @@ def _params_from_wire(wire: pb.SamplingParams) -> SamplingParams:
 
 
 def _open_from_wire(wire: pb.Open) -> Open:
+    check_version(wire.version)
     _check_open(wire)
     choices = tuple(ChoiceOpen(c.choice, unpack_ids(c.committed)) for c in wire.choices)
     if sorted(c.choice for c in choices) != sorted({c.choice for c in choices}):
@@ -288,7 +377,7 @@ def _open_from_wire(wire: pb.Open) -> Open:
         model=wire.model,
         vocabulary_digest=wire.vocabulary_digest,
         numeric_class=wire.numeric_class,
-        exact_required=wire.exact_required == 1,
+        exact_required=_flag(wire.exact_required),
         stop=tuple(wire.stop),
         top_logprobs=wire.logprobs - 1 if wire.logprobs else None,
         version=wire.version,
@@ -301,6 +390,7 @@ def _check_open(wire: pb.Open) -> None:
         and len(wire.seed) == 16
         and wire.slots in SLOT_CLASSES
         and wire.fence >= 1
+        and wire.max_tokens >= 1
         and len(wire.choices) <= MAX_CHOICES
         and len(wire.stop) <= MAX_STOPS
         and all(0 < len(stop) <= MAX_STOP_BYTES for stop in wire.stop)
@@ -316,6 +406,13 @@ def _check_open(wire: pb.Open) -> None:
 
 def encode_down(message: Down, slots: int, top_logprobs: int | None) -> bytes:
     """Bytes of a cloud's message, for the class and logprobs of the session's open."""
+    try:
+        return _encode_down(message, slots, top_logprobs)
+    except (struct.error, ValueError, OverflowError):
+        raise _misfit(message) from None
+
+
+def _encode_down(message: Down, slots: int, top_logprobs: int | None) -> bytes:
     match message:
         case Commit():
             return _serialized(pb.Down(commit=pack_commit(message, slots, top_logprobs)))
@@ -359,17 +456,28 @@ def _opened_to_wire(message: Opened) -> pb.Opened:
 
 
 def _opened_from_wire(wire: pb.Opened) -> Opened:
+    _refuse_version(wire.version, edge=VERSION, cloud=wire.version)
+    names = (wire.model, wire.model_digest, wire.vocabulary_digest, wire.numeric_class)
+    sound = (
+        wire.fence >= 1
+        and wire.context >= 1
+        and wire.ahead >= 1
+        and 1 <= wire.heartbeat_ms <= MAX_HEARTBEAT_MS
+        and max(map(len, names)) <= MAX_NAME
+    )
+    if not sound:
+        raise _bad("an opened has a field that is out of range")
     return Opened(
         fence=wire.fence,
         model=wire.model,
         model_digest=wire.model_digest,
         vocabulary_digest=wire.vocabulary_digest,
         numeric_class=wire.numeric_class,
-        exact=wire.exact == 1,
+        exact=_flag(wire.exact),
         context=wire.context,
         ahead=wire.ahead,
         heartbeat_ms=wire.heartbeat_ms,
-        resumed=wire.resumed == 1,
+        resumed=_flag(wire.resumed),
         version=wire.version,
     )
 
@@ -389,6 +497,8 @@ def _finished_to_wire(message: Finished) -> pb.Finished:
 
 
 def _finished_from_wire(wire: pb.Finished) -> Finished:
+    if wire.choice > 255 or wire.fence < 1:
+        raise _bad("a finished has a field that is out of range")
     return Finished(
         fence=wire.fence,
         choice=wire.choice,
@@ -413,7 +523,10 @@ def encode_describe(version: int, model: str, *, with_tokenizer: bool) -> bytes:
 
 def decode_describe(data: bytes) -> tuple[int, str, bool]:
     wire = _parsed(pb.DescribeRequest, data)
-    return wire.version, wire.model, wire.tokenizer == 1
+    check_version(wire.version)
+    if len(wire.model) > MAX_NAME:
+        raise _bad("a model's name is too long")
+    return wire.version, wire.model, _flag(wire.tokenizer)
 
 
 def encode_description(version: int, models: Sequence[ModelDescription]) -> bytes:
@@ -424,6 +537,9 @@ def encode_description(version: int, models: Sequence[ModelDescription]) -> byte
 
 def decode_description(data: bytes) -> tuple[int, tuple[ModelDescription, ...]]:
     wire = _parsed(pb.Description, data)
+    _refuse_version(wire.version, edge=VERSION, cloud=wire.version)
+    if len(wire.models) > MAX_MODELS:
+        raise _bad("a description names too many models")
     return wire.version, tuple(_model_from_wire(model) for model in wire.models)
 
 
@@ -450,6 +566,7 @@ def _model_to_wire(model: ModelDescription) -> pb.ModelDescription:
 
 
 def _model_from_wire(wire: pb.ModelDescription) -> ModelDescription:
+    _check_model(wire)
     return ModelDescription(
         name=wire.name,
         model_digest=wire.model_digest,
@@ -457,7 +574,7 @@ def _model_from_wire(wire: pb.ModelDescription) -> ModelDescription:
         numeric_class=wire.numeric_class,
         vocabulary_size=wire.vocabulary_size,
         context=wire.context,
-        exact=wire.exact == 1,
+        exact=_flag(wire.exact),
         engine=wire.engine,
         device=wire.device,
         dtype=wire.dtype,
@@ -469,3 +586,28 @@ def _model_from_wire(wire: pb.ModelDescription) -> ModelDescription:
         bos=wire.bos,
         eos=wire.eos,
     )
+
+
+def _check_model(wire: pb.ModelDescription) -> None:
+    names = (
+        wire.name,
+        wire.model_digest,
+        wire.vocabulary_digest,
+        wire.numeric_class,
+        wire.engine,
+        wire.device,
+        wire.dtype,
+        wire.tokenizer_digest,
+        wire.bos,
+        wire.eos,
+    )
+    sound = (
+        max(map(len, names)) <= MAX_NAME
+        and wire.context >= 1
+        and wire.vocabulary_size >= 1
+        and len(wire.end_ids) <= 4 * MAX_NAME
+        and len(wire.chat_template) <= MAX_TEMPLATE
+        and len(wire.tokenizer_json) <= MAX_TOKENIZER
+    )
+    if not sound:
+        raise _bad("a model's description has a field that is out of range")

@@ -84,7 +84,10 @@ class Conversation:
 
     role: Role
     state: State = State.IDLE
+    opened: frozenset[int] = frozenset()
+    """Choices that the open names."""
     open_choices: set[int] = field(default_factory=set)
+    """Those of them that have not finished."""
 
     def send(self, message: Up | Down) -> None:
         """Raises LocalProtocolError when this end must not send it now."""
@@ -108,6 +111,8 @@ class Conversation:
                 return False
             if self.open_choices == {message.choice}:
                 kind = LastFinished
+        if isinstance(message, Hint | Commit) and message.choice not in self.opened:
+            return False
         target = TRANSITIONS[self.state].get((sender, kind))
         if target is None:
             return False
@@ -117,7 +122,8 @@ class Conversation:
 
     def _note(self, message: Up | Down) -> None:
         if isinstance(message, Open):
-            self.open_choices = {choice.choice for choice in message.choices}
+            self.opened = frozenset(choice.choice for choice in message.choices)
+            self.open_choices = set(self.opened)
         elif isinstance(message, Finished):
             self.open_choices.discard(message.choice)
 
@@ -166,6 +172,8 @@ class Ledger:
         """Whether it was the end; False for an older fence. Raises RemoteProtocolError."""
         if message.fence < self.fence:
             return False
+        if message.fence > self.fence:
+            raise RemoteProtocolError("a choice ended under a fence that was not given out")
         if message.tokens != len(self.tokens):
             raise RemoteProtocolError(
                 "a choice ended at another length than was committed",
