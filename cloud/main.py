@@ -35,6 +35,7 @@ from outrider.protocol.messages import ModelDescription
 from outrider.worker import EngineProcess
 
 EXPIRE_EVERY_S = 1.0
+LAG_EVERY_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,8 @@ async def start(options: CloudOptions, stack: AsyncExitStack) -> Running:
     lag = LoopLag()
     lag.start()
     stack.callback(lag.stop)
-    stack.callback(asyncio.create_task(_expire(hosts, options.session_ttl_s)).cancel)
+    for work in (_expire(hosts, options.session_ttl_s), _tell_lag(lag, bus.publish)):
+        stack.callback(asyncio.create_task(work).cancel)
     bus.publish(events.Up(role="cloud", version=__version__, listen=address, pid=os.getpid()))
     return Running(address, cloud, server, health, lag, bus.publish, bus.address)
 
@@ -190,6 +192,12 @@ async def _expire(hosts: dict[str, Host], ttl_s: float) -> None:
         await asyncio.sleep(min(EXPIRE_EVERY_S, ttl_s / 4))
         for host in hosts.values():
             host.verifier.expire(ttl_s)
+
+
+async def _tell_lag(lag: LoopLag, publish: Callable[[events.Event], None]) -> None:
+    while True:
+        await asyncio.sleep(LAG_EVERY_S)
+        publish(lag.event())
 
 
 async def drain(running: Running, grace_s: float) -> None:

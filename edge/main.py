@@ -89,11 +89,7 @@ async def _watch(link: Link) -> None:
 async def _tell_lag(lag: LoopLag, publish: Callable[[events.Event], None]) -> None:
     while True:
         await asyncio.sleep(LAG_EVERY_S)
-        publish(
-            events.Lag(
-                p50_ms=round(lag.quantile_ms(0.5), 3), p99_ms=round(lag.quantile_ms(0.99), 3)
-            )
-        )
+        publish(lag.event())
 
 
 SmallLater = Callable[[ModelDescription], Awaitable[Small | None]]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 
+from outrider.protocol import events
+
 INTERVAL_S = 0.02
 KEPT = 3000
 """Samples: the last minute."""
@@ -31,6 +33,11 @@ class LoopLag:
         """Lateness that `share` of the samples stay below; 0 without samples."""
         ordered = sorted(self._late_ms)
         return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else 0.0
+
+    def event(self) -> events.Lag:
+        return events.Lag(
+            p50_ms=round(self.quantile_ms(0.5), 3), p99_ms=round(self.quantile_ms(0.99), 3)
+        )
 
     def stop(self) -> None:
         if self._task is not None:
