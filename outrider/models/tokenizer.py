@@ -44,7 +44,7 @@ class Tokenizer:
         """Token ids of a text. Raises InvalidRequest for text that is no Unicode."""
         worker = self._plain if special == "plain" else self._parsing
         try:
-            found = worker.encode(text, add_special_tokens=special == "add")
+            text.encode()
         except UnicodeEncodeError:
             raise InvalidRequest(
                 "the text holds half of a surrogate pair",
@@ -53,7 +53,7 @@ class Tokenizer:
                 effect="the request was not started",
                 todo="send valid Unicode",
             ) from None
-        return tuple(found.ids)
+        return tuple(worker.encode(text, add_special_tokens=special == "add").ids)
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """The bytes of ids; special tokens and ids beyond the vocabulary give none."""

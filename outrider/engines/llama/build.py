@@ -53,7 +53,7 @@ def build(spec: EngineSpec) -> LlamaEngine:
     try:
         if len(words) > model.context.size:
             raise ModelCorrupt(f"{files.path.name} has more tokens than rows for them")
-        runner = Runner(model.context, spec.max_slots, settings.rows, len(words))
+        runner = Runner(model.context, spec.max_slots, model.context.rows, len(words))
         finding = _settle(spec, runner, settings.sequence - SPARE)
     except BaseException:
         model.close()

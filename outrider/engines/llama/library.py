@@ -137,11 +137,12 @@ class Context:
             )
         self._memory = lib.llama_get_memory(self._pointer)
         self.size = int(lib.llama_vocab_n_tokens(lib.llama_model_get_vocab(model)))
-        rows = int(lib.llama_n_ubatch(self._pointer))
-        if rows < settings.rows or lib.llama_n_ctx_seq(self._pointer) < settings.sequence:
+        self.rows = int(lib.llama_n_ubatch(self._pointer))
+        """Most rows of one decode: what was asked for, or all cells where those are fewer."""
+        if lib.llama_n_ctx_seq(self._pointer) < settings.sequence:
             self.close()
             raise EngineFailed(f"llama.cpp made a smaller context for {name} than was asked for")
-        self._batch = Batch(rows, settings.sequences)
+        self._batch = Batch(self.rows, settings.sequences)
 
     def decode(self, rows: Rows) -> NDArray[np.float32]:
         """Append rows; the scores of those wanted, [wanted, size], valid until the next call.
