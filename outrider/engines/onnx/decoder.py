@@ -170,6 +170,8 @@ def _opened(path: Path, provider: Provider, threads: int) -> Any:
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.log_severity_level = 4
+    # Threads may spin while a run lasts, not between runs: the target wants the cores then.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     # The library's errors share no base class.
     try:
         return ort.InferenceSession(str(path), options, providers=provider.chain)
