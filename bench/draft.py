@@ -12,8 +12,8 @@ with its own greedy sampler, on the same file, without our layer.
 
 from __future__ import annotations
 
-import json
 import statistics
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -21,8 +21,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 import llama_cpp
-import numpy as np
 
+from bench import harness
+from bench.harness import Bar, Ratio, ratio
 from outrider.engine import Engine, EngineSpec, Span
 from outrider.engines import registry
 from outrider.models import gguf, tokenizer
@@ -31,7 +32,6 @@ from outrider.models.source import resolve
 lib: Any = llama_cpp
 """Its annotations speak of null pointers that a loaded model does not have."""
 MODEL = "bundled:draft"
-SEED = 20
 PROMPT = 128
 STEPS = 128
 TURN = 32
@@ -39,15 +39,16 @@ THREADS = (1, 2)
 TRIALS = 12
 ROUNDS, QUICK_ROUNDS = 400, 60
 CONTROL_ROUNDS = 20
-RESAMPLES = 2000
 SLOWED = 4
 """How often the control's arm decodes each token."""
-BARS = {"onnx_over_llama": 1.0, "llama_over_own_bench": 0.9}
+BARS = {
+    "onnx_over_llama": Bar(at_least=1.0),
+    "llama_over_own_bench": Bar(at_least=0.9),
+}
 
 SOURCE = '''"""Read settings from a file and apply what the command line says on top."""
 
 import argparse
-import json
 import os
 from pathlib import Path
 
@@ -202,21 +203,9 @@ def interleaved(arms: Sequence[Arm], rounds: int) -> dict[str, Seconds]:
     return found
 
 
-@dataclass(frozen=True, slots=True)
-class Ratio:
-    """Speed of one arm over another's: median, and the 95 % interval of the median."""
-
-    median: float
-    low: float
-    high: float
-
-
-def ratio(mine: Seconds, other: Seconds) -> Ratio:
-    """Bootstrap over rounds; above 1 `mine` is the faster."""
-    each = np.array(other) / np.array(mine)
-    picks = np.random.default_rng(SEED).integers(0, len(each), (RESAMPLES, len(each)))
-    low, high = np.quantile(np.median(each[picks], axis=1), (0.025, 0.975))
-    return Ratio(float(np.median(each)), float(low), float(high))
+def speed(mine: Seconds, other: Seconds) -> Ratio:
+    """Tokens a second of one arm over another's, round by round; above 1 `mine` is the faster."""
+    return ratio(list(zip(other, mine, strict=True)))
 
 
 _Some = TypeVar("_Some", bound=Arm)
@@ -303,12 +292,16 @@ def _measured(some: Entrants, ids: Sequence[int], rounds: int) -> dict[str, obje
         "onnx_llama_same_choice": same_choice(some.float32, some.f16, ids),
     }
     return {
-        "seed": SEED,
         "cases": rounds * len(arms),
         "figures": _flat(ratios) | more,
         "controls": _controls(some.own, onnx, llama, times),
         "cells": [_cell(arm, times[arm.name]) for arm in arms],
-        "losing": [name for name, bar in BARS.items() if ratios[name].high < bar],
+        "losing": [
+            {"figure": name, "median": ratios[name].median, "high": ratios[name].high}
+            for name, bar in BARS.items()
+            if bar.failed(ratios[name])
+        ],
+        "models": {MODEL: resolve(MODEL).digest},
     }
 
 
@@ -320,7 +313,7 @@ def _ratios(
     some: Entrants, onnx: EngineArm, llama: EngineArm, times: Mapping[str, Seconds]
 ) -> dict[str, Ratio]:
     def over(mine: Arm, other: Arm) -> Ratio:
-        return ratio(times[mine.name], times[other.name])
+        return speed(times[mine.name], times[other.name])
 
     adapter = some.q8 if some.own.name.startswith("own loop q8_0") else some.f16
     return {
@@ -335,7 +328,7 @@ def _ratios(
 def _flat(ratios: Mapping[str, Ratio]) -> dict[str, float]:
     found: dict[str, float] = {}
     for name, value in ratios.items():
-        found |= {name: value.median, f"{name}_low": value.low, f"{name}_high": value.high}
+        found |= value.flat(name)
     return found
 
 
@@ -348,9 +341,9 @@ def _controls(
     found = interleaved([*slow, llama, own], CONTROL_ROUNDS)
     usual = times[own.name]
     return {
-        "control_onnx_over_llama": ratio(found[slow[0].name], found[llama.name]).median,
-        "control_llama_over_own_bench": ratio(found[slow[1].name], found[own.name]).median,
-        "control_own_over_own": ratio(usual[0 : len(usual) // 2 * 2 : 2], usual[1::2]).median,
+        "control_onnx_over_llama": speed(found[slow[0].name], found[llama.name]).median,
+        "control_llama_over_own_bench": speed(found[slow[1].name], found[own.name]).median,
+        "control_own_over_own": speed(usual[0 : len(usual) // 2 * 2 : 2], usual[1::2]).median,
     }
 
 
@@ -371,4 +364,4 @@ def _cell(arm: Arm, seconds: Seconds) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(run(), indent=1))
+    sys.exit(harness.main("draft", run))
