@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from bench import harness
 from examples.train_pair import agreement
 from examples.train_pair.corpus import Source, environment_roots, read_manifest, read_source
 from examples.train_pair.model import Decoder, read_model
@@ -35,9 +37,7 @@ from examples.train_pair.stream import encode
 BUNDLED = Path(__file__).parents[1] / "outrider" / "bundled"
 CONTEXT = 256
 SHINGLE_WORDS = 50
-SEED = 20
 QUICK_WINDOWS = 40
-RESAMPLES = 1000
 
 SHARED = {
     "aifc.py": "wave.py and sunau.py are built alike",
@@ -103,10 +103,7 @@ def interval(values: Tensor, seed: int) -> tuple[float, float]:
 
     `values` is [windows * CONTEXT] in window order.
     """
-    means = values.view(-1, CONTEXT).mean(1).numpy()
-    drawn = np.random.default_rng(seed).choice(means, (RESAMPLES, len(means))).mean(1)
-    low, high = np.quantile(drawn, (0.025, 0.975))
-    return float(low), float(high)
+    return harness.mean_interval(values.view(-1, CONTEXT).mean(1).tolist(), seed)
 
 
 def shuffled_draft(draft: Decoder, seed: int) -> Decoder:
@@ -161,8 +158,8 @@ def digest(folder: Path) -> str:
     return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
 
 
-def run(*, quick: bool = False) -> dict[str, object]:
-    """Measures the bundled pair; figures, cells (one a file) and controls.
+def run(*, quick: bool, seed: int = harness.SEED) -> dict[str, object]:
+    """Measures how well the bundled draft agrees with its target on held-out text.
 
     `quick` reads the first `QUICK_WINDOWS` windows; contamination is always measured whole.
     """
@@ -175,20 +172,20 @@ def run(*, quick: bool = False) -> dict[str, object]:
     )
     if quick:
         ids, shared_ids = ids[:short], shared_ids[:short]
-    rows = agreement.measure(target, draft, ids, CONTEXT, SEED)
-    shared_rows = agreement.measure(target, draft, shared_ids, CONTEXT, SEED)
-    twin = shuffled_draft(draft, SEED)
-    control = agreement.summary(agreement.measure(target, twin, ids[:short], CONTEXT, SEED))
+    rows = agreement.measure(target, draft, ids, CONTEXT, seed)
+    shared_rows = agreement.measure(target, draft, shared_ids, CONTEXT, seed)
+    twin = shuffled_draft(draft, seed)
+    control = agreement.summary(agreement.measure(target, twin, ids[:short], CONTEXT, seed))
     manifest = read_manifest(BUNDLED / "corpus.txt", environment_roots())
     shares = contamination(held, manifest.sources)
     spread = {
         f"{name}_{end}": value
         for column, name in enumerate(agreement.NAMES)
-        for end, value in zip(("low", "high"), interval(rows[:, column], SEED), strict=True)
+        for end, value in zip(("low", "high"), interval(rows[:, column], seed), strict=True)
     }
     card = asdict(agreement.summary(torch.cat((rows, shared_rows))))
     return {
-        "seed": SEED,
+        "seed": seed,
         "cases": len(rows),
         "figures": asdict(agreement.summary(rows))
         | spread
@@ -218,4 +215,4 @@ def run(*, quick: bool = False) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(run(), indent=1))
+    sys.exit(harness.main("pair", run))
