@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from outrider.engine import EngineInfo, EngineSpec, KvSegment, Picked, RowRule, Span
 from outrider.engines.base import BaseEngine
-from outrider.engines.slots import pick
+from outrider.engines.slots import Slot, pick
 from outrider.engines.torch.device import hardware
 from outrider.engines.torch.probe import Finding
-from outrider.engines.torch.runner import Runner, Scores
+from outrider.engines.torch.runner import Runner, Scores, split, typed_errors
+from outrider.engines.torch.sampling import pick_spans
 from outrider.errors import EngineFailed, LocalProtocolError
 from outrider.protocol import sampling
 
@@ -41,26 +43,19 @@ class TorchEngine(BaseEngine):
         self._runner = runner
         self._cache = runner.cache
         self._padding = runner.way.padding
+        self._pick = picker(runner.cache.pool.device)
 
     def _pass(self, spans: Sequence[Span]) -> list[Picked]:
-        scores = self._runner(spans)
+        scores = self._runner.scores(spans)
         rows = sum(len(span.tokens) for span in spans)
         self._padded_rows += self._padding.rows(rows) - rows
         if self._info.exact and (self._passes + 1) % RECHECK_EVERY == 0:
-            self._recheck(spans, scores)
+            self._recheck(spans, split(spans, scores))
         try:
-            pairs = zip(spans, scores, strict=True)
-            return [self._picked(span, found) for span, found in pairs]
+            return self._pick(spans, [self._slots[span.slot] for span in spans], scores)
         except EngineFailed:
             self._forget(spans)
             raise
-
-    def _picked(self, span: Span, scores: Scores) -> Picked:
-        params = self._slots[span.slot].sampling.params
-        plain = params.greedy and not params.penalised and not params.logit_bias
-        if plain and span.want == "ids":
-            return Picked(_greedy(scores))
-        return pick(span, self._slots[span.slot], scores)
 
     def _forget(self, spans: Sequence[Span]) -> None:
         """A NaN left in the pool would reach whoever gets the slot next."""
@@ -135,6 +130,34 @@ class TorchEngine(BaseEngine):
     def shutdown(self) -> None:
         super().shutdown()
         del self._cache, self._runner
+
+
+# --- picks -------------------------------------------------------------------------------------
+
+Pick = Callable[[Sequence[Span], Sequence[Slot], Tensor], list[Picked]]
+
+
+def picker(device: torch.device) -> Pick:
+    """On a CPU the numpy sampler picks, elsewhere its twin on the device."""
+    return pick_on_host if device.type == "cpu" else pick_on_device
+
+
+def pick_on_host(spans: Sequence[Span], slots: Sequence[Slot], scores: Tensor) -> list[Picked]:
+    parts = zip(spans, slots, split(spans, scores), strict=True)
+    return [_picked(span, slot, part) for span, slot, part in parts]
+
+
+def pick_on_device(spans: Sequence[Span], slots: Sequence[Slot], scores: Tensor) -> list[Picked]:
+    with torch.inference_mode(), typed_errors():
+        return pick_spans(spans, slots, scores)
+
+
+def _picked(span: Span, slot: Slot, scores: Scores) -> Picked:
+    params = slot.sampling.params
+    plain = params.greedy and not params.penalised and not params.logit_bias
+    if plain and span.want == "ids":
+        return Picked(_greedy(scores))
+    return pick(span, slot, scores)
 
 
 def _greedy(scores: Scores) -> tuple[int, ...]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from outrider.engine import Span
 from outrider.engines.torch.attention import Attention
@@ -59,18 +60,27 @@ class Runner:
             device=cache.pool.device,
         )
 
-    def __call__(self, spans: Sequence[Span]) -> list[Scores]:
-        """Unprocessed scores of each span's rows from `first` on, [rows, vocabulary_size]."""
+    def scores(self, spans: Sequence[Span]) -> Tensor:
+        """Unprocessed scores of all rows from each span's `first` on, on the device, float32."""
         with torch.inference_mode(), typed_errors():
             batch = plan(spans, self._layout, self.way.padding)
             found = self.decoder.scores(batch, self.cache, self.way.attention, self._layers)
-            flat = found[:, : self.vocabulary_size].float().cpu().numpy()
-        parts, at = [], 0
-        for span in spans:
-            count = len(span.tokens) - span.first
-            parts.append(flat[at : at + count])
-            at += count
-        return parts
+            return found[:, : self.vocabulary_size].float()
+
+    def __call__(self, spans: Sequence[Span]) -> list[Scores]:
+        """The same on the host, span by span, each [rows, vocabulary_size]."""
+        return split(spans, self.scores(spans))
+
+
+def split(spans: Sequence[Span], scores: Tensor) -> list[Scores]:
+    """One array per span."""
+    flat = scores.cpu().numpy()
+    parts, at = [], 0
+    for span in spans:
+        count = len(span.tokens) - span.first
+        parts.append(flat[at : at + count])
+        at += count
+    return parts
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from outrider.engine import EngineSpec, KvSegment, Span
+from outrider.engine import EngineSpec, KvSegment, Span, Want
 from outrider.engines import registry
 from outrider.engines.torch import engine as adapter
 from outrider.engines.torch import settle as settling
@@ -341,3 +341,24 @@ def test_one_short_slot_is_enough() -> None:
     with pytest.raises(ContextExceeded):
         engine.extend([Span(slot, 16, TEXT[:1])])
     engine.shutdown()
+
+
+# --- picks on a device -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("want", ["ids", "children", "logprobs", "scores"])
+def test_picks_on_a_device_are_those_on_the_host(
+    want: Want, engine: TorchEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params = SamplingParams(temperature=0.9, top_p=0.9, repetition_penalty=1.2)
+    slots = [engine.open(Sampling(params, seed=7)), engine.open(Sampling(GREEDY, seed=0))]
+    spans = [Span(slot, 0, TEXT[:6], 2, want=want, top_n=3) for slot in slots]
+    expected = engine.extend(spans)
+    monkeypatch.setattr(engine, "_pick", adapter.pick_on_device)
+    for mine, theirs in zip(engine.extend(spans), expected, strict=True):
+        assert mine.ids == theirs.ids
+        assert mine.children == theirs.children
+        assert (mine.scores is None) == (theirs.scores is None)
+        for ours, other in zip(mine.logprobs or (), theirs.logprobs or (), strict=True):
+            assert ours.chosen == pytest.approx(other.chosen)
+    close(engine, *slots)
