@@ -145,12 +145,15 @@ class Cloud:
         conversation.receive(opening)
         assert isinstance(opening, Open)
         host = self.host(opening.model)
-        session, resumed = await self._attach(tenant, opening, host)
-        stream = Stream(session, host, conversation, context)
         try:
-            await stream.run(requests, self._opened(opening, host, resumed=resumed))
+            session, resumed = await self._attach(tenant, opening, host)
+            stream = Stream(session, host, conversation, context)
+            try:
+                await stream.run(requests, self._opened(opening, host, resumed=resumed))
+            finally:
+                self._detach(stream, opening.fence)
         finally:
-            self._detach(session, host, opening.fence)
+            self._forget_stream((tenant, opening.session))
 
     def _opened(self, opening: Open, host: Host, *, resumed: bool) -> Opened:
         model = host.description
@@ -226,13 +229,21 @@ class Cloud:
             )
         )
 
-    def _detach(self, session: Session, host: Host, fence: int) -> None:
+    def _detach(self, stream: Stream, fence: int) -> None:
         """A stream ended; the session waits for its device, unless a newer stream has it."""
-        if session.open.fence == fence:
-            self.streams.pop(session.key, None)
-            session.attached = False
-            session.detached_at = host.verifier.clock()
-            host.verifier.wake()
+        session, verifier = stream.session, stream.host.verifier
+        if session.open.fence != fence:
+            return
+        session.attached = False
+        session.detached_at = verifier.clock()
+        if session.done and not stream.conversation.open_choices:
+            verifier.drop(session, "done")
+        verifier.wake()
+
+    def _forget_stream(self, key: tuple[str, bytes]) -> None:
+        """Unless a newer stream has taken its place."""
+        if self.streams.get(key) is _this_task():
+            del self.streams[key]
 
 
 @dataclass(slots=True)
@@ -243,7 +254,6 @@ class Stream:
     host: Host
     conversation: Conversation
     context: grpc.aio.ServicerContext[Any, Any]
-    echo_us: int = 0
 
     async def run(self, requests: AsyncIterator[bytes], opened: Opened) -> None:
         await self._write(opened)
@@ -265,7 +275,6 @@ class Stream:
                 case Hint():
                     self._hear(message)
                 case Heartbeat():
-                    self.echo_us = message.sent_us
                     if message.echo_us == 0:
                         self.session.outbox.put_nowait(Heartbeat(_now_us(), message.sent_us))
                 case Close():
@@ -291,7 +300,8 @@ class Stream:
                 async with asyncio.timeout(HEARTBEAT_MS / 1e3):
                     message = await self.session.outbox.get()
             except TimeoutError:
-                message = Heartbeat(_now_us(), self.echo_us)
+                # Without an echo: it asks for an answer, by which the device is known to be there.
+                message = Heartbeat(_now_us())
             if isinstance(message, OutriderError):
                 raise message
             await self._write(message)

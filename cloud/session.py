@@ -105,6 +105,8 @@ class Session:
     detached_at: float = 0.0
     strikes: int = 0
     """Engines that ended while they computed rows of this session."""
+    cleared_at: int = 0
+    """Committed tokens, of all choices, at which the strikes are forgotten."""
 
     @property
     def key(self) -> tuple[str, bytes]:
@@ -118,6 +120,21 @@ class Session:
     def name(self) -> str:
         """For events: the session id is random, eight digits tell sessions apart."""
         return self.open.session.hex()[:8]
+
+    @property
+    def length(self) -> int:
+        """Committed tokens of all choices."""
+        return sum(len(choice.committed) for choice in self.choices.values())
+
+    def strike(self, probation: int) -> None:
+        """An engine ended on it; `probation` more tokens clear it."""
+        self.strikes += 1
+        self.cleared_at = self.length + probation
+
+    def clear(self) -> None:
+        """After a commit."""
+        if self.strikes and self.length >= self.cleared_at:
+            self.strikes = 0
 
     def emit(self, messages: Iterable[Down]) -> None:
         for message in messages:

@@ -24,6 +24,8 @@ from outrider.worker import AsyncEngine
 CALIBRATION_ROWS = (1, 2, 4, 5, 8, 12, 16, 24, 32)
 CALIBRATION_MS = 1500.0
 MAX_STRIKES = 2
+SUSPECT_FOR = 16
+"""Tokens a session must commit alone, after an engine ended on it, to share passes again."""
 EVENT_EVERY = 16
 """Passes between two `stepped` events."""
 
@@ -68,21 +70,27 @@ class Verifier:
     async def run(self) -> None:
         """Until cancelled; an engine that is gone is replaced, and the sessions go on."""
         while True:
-            self._wake.clear()
-            await self._free_slots()
-            await self._take_slots()
-            plan = self.scheduler.plan(self._choices(), self.clock())
-            if plan.works:
-                await self._step(plan)
-            else:
-                await self._sleep(plan)
+            try:
+                await self._turn()
+            except Exception as error:  # noqa: BLE001 - the loop outlives whatever one turn met
+                await self._recover(error)
+
+    async def _turn(self) -> None:
+        self._wake.clear()
+        await self._free_slots()
+        await self._take_slots()
+        plan = self.scheduler.plan(self._choices(), self.clock())
+        if plan.works:
+            await self._step(plan)
+        else:
+            await self._sleep(plan)
 
     async def _step(self, plan: Plan) -> None:
         began = self.clock()
         for choice in (work.choice for work in plan.works):
             choice.started_at = choice.started_at or began
         failpoints.hit("cloud.before_pass")
-        found = await self._compute(plan.works)
+        found = await self._compute_all(plan.works)
         failpoints.hit("cloud.after_pass")
         step_ms = (self.clock() - began) * 1e3
         self.scheduler.cost.note(plan.rows, step_ms)
@@ -92,8 +100,20 @@ class Verifier:
         # Writers send what was settled while the next pass computes.
         await asyncio.sleep(0)
 
+    async def _compute_all(self, works: Sequence[Work]) -> list[tuple[Work, Picked]]:
+        """A session that an engine ended on runs alone: the next end tells whose fault it is."""
+        found = await self._compute([w for w in works if not w.choice.session.strikes])
+        for work in works:
+            if work.choice.session.strikes:
+                found += await self._compute([work])
+        return found
+
     async def _compute(self, works: Sequence[Work]) -> list[tuple[Work, Picked]]:
         """One pass over all; when it fails, each alone, so that one bad session harms itself."""
+        # A session may have ended, or the engine, since the pass was planned.
+        works = [work for work in works if work.choice.slot is not None]
+        if not works:
+            return []
         try:
             picked = await self.engine.extend([_span(work) for work in works])
             return list(zip(works, picked, strict=True))
@@ -118,14 +138,31 @@ class Verifier:
         )
         self.publish(events.Trouble(code=gone.code, what="the engine's process ended"))
         for session in {id(work.choice.session): work.choice.session for work in works}.values():
-            session.strikes += 1
+            session.strike(SUSPECT_FOR)
             if session.strikes >= MAX_STRIKES:
                 self._fail(session, gone)
         for choice in self._choices():
             choice.slot, choice.filled = None, 0
         self._closing.clear()
         await self.engine.shutdown()
-        self.engine = await self.restart()
+        try:
+            self.engine = await self.restart()
+        except (OutriderError, OSError):
+            # The next session asks for another try.
+            self._fail_all(gone)
+
+    async def _recover(self, error: Exception) -> None:
+        """What no session is to blame for: an engine that ended between passes, or a bug."""
+        if not self.engine.alive:
+            await self._replace_engine(())
+            return
+        what = f"the committer failed: {type(error).__name__}"
+        self._fail_all(EngineFailed(what, effect="the session ended; what was committed stays"))
+
+    def _fail_all(self, error: OutriderError) -> None:
+        self.publish(events.Trouble(code=error.code, what=error.what))
+        for session in list(self.sessions.values()):
+            self._fail(session, error)
 
     def _fail(self, session: Session, error: OutriderError) -> None:
         session.fail(error)
@@ -155,6 +192,7 @@ class Verifier:
         choice.decoding_at = choice.decoding_at or now
         position = len(choice.committed)
         choice.settle(found.ids[:count], now)
+        choice.session.clear()
         self.counts.committed += count
         self.counts.accepted += held
         commit = Commit(
@@ -227,7 +265,7 @@ class Verifier:
             events.SessionClosed(
                 session=session.name,
                 reason=reason,
-                tokens=sum(len(choice.committed) for choice in session.choices.values()),
+                tokens=session.length,
             )
         )
 
@@ -253,7 +291,12 @@ class Verifier:
         except EngineFull:
             self._evict()
             return
-        if choice.session.key in self.sessions:
+        except OutriderError as error:
+            if not self.engine.alive:
+                raise
+            self._fail(choice.session, error)
+            return
+        if self.sessions.get(choice.session.key) is choice.session:
             choice.slot, choice.filled = slot, 0
         else:
             self._closing.append(slot)
@@ -264,6 +307,7 @@ class Verifier:
         if idle:
             for choice in min(idle, key=lambda s: s.detached_at).choices.values():
                 self._release(choice)
+            self._wake.set()
 
     def expire(self, ttl_s: float) -> None:
         """End sessions whose device has been away for longer than `ttl_s`."""

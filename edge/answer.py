@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from outrider.edge.drafter import Lane
 from outrider.edge.text import TextStream
+from outrider.errors import RemoteProtocolError
 from outrider.protocol.messages import Commit, Finished, Hint, Reason
 from outrider.protocol.sampling import TokenLogprobs
 from outrider.protocol.state import Ledger
@@ -109,12 +110,17 @@ class Answer:
             return ()
         self.counts.note(message)
         self.wish = message.wish
+        if self.done:
+            raise RemoteProtocolError("a commit came after the answer's end")
         skipped = len(message.tokens) - len(fresh)
         for offset, token in enumerate(fresh, start=skipped):
             found = _logprobs(message, offset)
             self._final(message.position + offset, token, source_of(message, offset), found)
         if self.lane is not None:
             self.lane.commit(fresh)
+            if not self.lane.chain:
+                # What will be drafted now begins a new chain, wherever the old one ended.
+                self.sent_end = self.end
         if self.done:
             self._rest()
         return fresh

@@ -39,6 +39,8 @@ from outrider.protocol.messages import ModelDescription
 from outrider.protocol.status import CloudStatus, ModelCard, RequestState, Status
 from outrider.protocol.stream import Provisional, Retract, StreamEvent, Token
 
+SCRATCH = ".journal.new"
+"""A journal that is being written anew, to take the place of the one that it was read from."""
 KEPT = 100
 """Requests that have ended and can still be attached to."""
 SCHEMA = 1
@@ -67,6 +69,8 @@ class Chosen:
     served: Served
     context: int
     placement: Literal["edge", "cloud", "draft"]
+    exact: bool = False
+    numeric_class: str = ""
 
 
 @dataclass(slots=True)
@@ -99,6 +103,7 @@ class Daemon:
     _free: asyncio.Semaphore = field(init=False)
     """Written here from `options.max_running`."""
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    _making: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def __post_init__(self) -> None:
         self._free = asyncio.Semaphore(self.options.max_running)
@@ -125,10 +130,15 @@ class Daemon:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
-    def _ride(self, job: Job) -> Request:
+    def _ride(self, job: Job, suffix: str = ".journal") -> Request:
         drafter = self.small.drafter if self.small and self._drafts(job) else None
         ride = Request(
-            job, self.link, drafter, self.fanout.publish, self.clock, journal=self._journal(job)
+            job,
+            self.link,
+            drafter,
+            self.fanout.publish,
+            self.clock,
+            journal=self._journal(job, suffix),
         )
         self.running[job.id] = ride
         return ride
@@ -198,8 +208,7 @@ class Daemon:
             return self._without_cloud(request)
         served = self.link.served(description.name)
         assert served is not None
-        if self.small is None and self.small_for is not None:
-            self.small = await self.small_for(description)
+        await self._make_small(description)
         fits = self.small is not None and (
             self.small.info.vocabulary_digest == description.vocabulary_digest
         )
@@ -212,7 +221,20 @@ class Daemon:
                 todo="start the edge with a --draft that fits (outrider fit), or ask for `cloud`",
             )
         placement: Literal["cloud", "draft"] = "draft" if fits and wanted != "cloud" else "cloud"
-        return Chosen(description.name, served, description.context, placement)
+        return Chosen(
+            description.name,
+            served,
+            description.context,
+            placement,
+            description.exact,
+            description.numeric_class,
+        )
+
+    async def _make_small(self, target: ModelDescription) -> None:
+        """The drafter of a target's vocabulary, once, however many requests ask for it."""
+        async with self._making:
+            if self.small is None and self.small_for is not None:
+                self.small = await self.small_for(target)
 
     async def _look_for_clouds(self) -> None:
         for peer in self.link.usable():
@@ -288,6 +310,8 @@ class Daemon:
             vocabulary=chosen.served.vocabulary,
             draft_model=self.small.name if self.small is not None else "",
             session=secrets.token_bytes(16),
+            exact=chosen.exact,
+            numeric_class=chosen.numeric_class,
         )
 
     def _tokens(self, request: GenerateRequest, served: Served) -> tuple[int, ...]:
@@ -321,11 +345,11 @@ class Daemon:
 
     # --- journals --------------------------------------------------------------------------
 
-    def _journal(self, job: Job) -> Journal:
+    def _journal(self, job: Job, suffix: str = ".journal") -> Journal:
         if self.options.journal == "memory" or self.options.journal_dir is None:
             return MemoryJournal()
         try:
-            return DiskJournal(self.options.journal_dir / f"{job.id}.journal", Plain())
+            return DiskJournal(self.options.journal_dir / f"{job.id}{suffix}", Plain())
         except JournalError as error:
             self.fanout.publish(events.Trouble(code=error.code, what=error.what))
             return MemoryJournal()
@@ -335,26 +359,44 @@ class Daemon:
         directory = self.options.journal_dir
         if self.options.journal != "disk" or directory is None or not directory.is_dir():
             return
-        for path in sorted(directory.glob("*.journal")):
-            await self._restore(path)
+        for half_made in directory.glob(f"*{SCRATCH}"):
+            half_made.unlink(missing_ok=True)
+        paths = sorted(directory.glob("*.journal"))
+        await asyncio.gather(*(self._restore(path) for path in paths))
 
     async def _restore(self, path: Path) -> None:
         try:
-            records = list(journals.read(path, Plain()))
+            left = Left.read(list(journals.read(path, Plain())))
         except (JournalError, OSError) as error:
-            self.fanout.publish(events.Trouble(code="journal", what=f"{path.name}: {error}"))
+            what = error.what if isinstance(error, JournalError) else f"{path.name} can not be read"
+            self.fanout.publish(events.Trouble(code="journal", what=what))
             return
-        found = Left.read(records)
-        path.unlink(missing_ok=True)
-        await self._look_for_clouds()
-        served = None if found is None else self.link.served(found.opened.model)
-        if found is None or served is None or found.forked:
+        if left is None or left.forked:
+            what = f"{path.name} holds no request that could be taken up"
+            self.fanout.publish(events.Trouble(code="journal", what=what))
+            path.unlink(missing_ok=True)
             return
+        await self._take_up(path, left)
+
+    async def _take_up(self, path: Path, left: Left) -> None:
+        """Go on with a request, once a cloud serves its model; its file stays until then."""
+        while (served := self.link.served(left.opened.model)) is None:
+            await self.link.find_one(left.opened.model)
         await self._free.acquire()
-        ride = self._ride(found.job(served, self.options, self.small))
-        ride.restore(found.committed, found.fence)
-        ride.numeric_class = found.numeric_class
+        ride = self._ride(left.job(served, self.options, self.small), SCRATCH)
+        ride.numeric_class = left.numeric_class
+        ride.restore(left.committed, left.fence)
+        self._replace(path, ride.journal)
         self._launch(ride)
+
+    def _replace(self, path: Path, journal: Journal) -> None:
+        try:
+            if isinstance(journal, DiskJournal):
+                journal.take_place(path)
+            else:
+                path.unlink(missing_ok=True)
+        except JournalError as error:
+            self.fanout.publish(events.Trouble(code=error.code, what=error.what))
 
     # --- views -----------------------------------------------------------------------------
 
@@ -453,6 +495,8 @@ class Left:
         for record in records[1:]:
             match record:
                 case journals.Committed(_, choice, position, tokens):
+                    if choice >= len(committed) or position > len(committed[choice]):
+                        return None
                     committed[choice][position:] = tokens
                 case journals.Fenced(fence, numeric_class):
                     pass
@@ -471,16 +515,17 @@ class Left:
             choices=opened.choices,
             max_tokens=opened.max_tokens,
             stop=opened.stop,
-            top_logprobs=None,
+            top_logprobs=opened.top_logprobs,
             placement="draft",
             fallback="wait",
             patience_s=options.patience_s,
-            exact_required=False,
+            exact_required=opened.exact_required,
             retract=False,
             hint_depth=options.hint_depth,
             vocabulary=served.vocabulary,
             draft_model=small.name if small is not None else "",
             session=opened.session,
+            numeric_class=self.numeric_class,
         )
 
 

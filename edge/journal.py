@@ -38,6 +38,8 @@ class Opened(msgspec.Struct, frozen=True, tag="open", array_like=True):
     choices: int
     max_tokens: int
     stop: tuple[bytes, ...]
+    exact_required: bool = False
+    top_logprobs: int | None = None
 
 
 class Committed(msgspec.Struct, frozen=True, tag="committed", array_like=True):
@@ -130,10 +132,24 @@ class DiskJournal:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND
             self._descriptor = os.open(path, flags, 0o600)
+        except OSError as error:
+            raise _unkept(error) from None
+        try:
             self._put(_MAGIC)
             os.fsync(self._descriptor)
         except OSError as error:
+            os.close(self._descriptor)
+            path.unlink(missing_ok=True)
             raise _unkept(error) from None
+
+    def take_place(self, path: Path) -> None:
+        """Lie at `path` from now on, instead of the journal that lies there."""
+        try:
+            os.fsync(self._descriptor)
+            os.replace(self.path, path)
+        except OSError as error:
+            raise _unkept(error) from None
+        self.path = path
 
     def write(self, record: Record) -> None:
         body = self._seal.seal(self._number, _ENCODER.encode(record))
@@ -181,20 +197,33 @@ def read(path: Path, seal: Seal) -> Iterator[Record]:
     if not data.startswith(_MAGIC):
         raise JournalError(f"{path.name} is no journal")
     at, number = len(_MAGIC), 0
+    _check_format(path, data, seal)
     while (body := _record(data, at)) is not None:
         try:
             record = _DECODER.decode(seal.open(number, body))
         except (msgspec.DecodeError, JournalError):
             return
-        if isinstance(record, Opened) and record.format > FORMAT:
+        yield record
+        at, number = at + _HEAD + len(body), number + 1
+
+
+def _check_format(path: Path, data: bytes, seal: Seal) -> None:
+    """Looks at the first record's tag and format alone: a newer one may hold anything else."""
+    body = _record(data, len(_MAGIC))
+    if body is None:
+        return
+    try:
+        found = msgspec.msgpack.decode(seal.open(0, body))
+    except (msgspec.DecodeError, JournalError):
+        return
+    match found:
+        case ["open", int(written), *_] if written > FORMAT:
             raise JournalError(
                 f"{path.name} was written by a newer outrider",
-                why=f"its format is {record.format}, this release reads up to {FORMAT}",
+                why=f"its format is {written}, this release reads up to {FORMAT}",
                 effect="its request is not taken up again",
                 todo="update outrider, or delete the file",
             )
-        yield record
-        at, number = at + _HEAD + len(body), number + 1
 
 
 def _record(data: bytes, at: int) -> bytes | None:

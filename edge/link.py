@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,12 +41,19 @@ from outrider.protocol.messages import (
 from outrider.protocol.state import Conversation, Role
 
 SERVICE = "outrider.v1.Outrider"
-CONNECT_S = 2.0
+CONNECT_S = 3.0
+"""A cloud that takes longer to greet is tried again later; meanwhile others are."""
 DESCRIBE_S = 20.0
+"""For an answer that carries tokenizers, some megabytes on a slow link."""
+CHECK_S = 2.5
+"""For one that only says that the cloud is there."""
+BEAT_S = 1.0
+"""After this long without a message of its own the edge says that it is there."""
 SILENCE_S = 2.5
 """Nothing for this long from a cloud that announced 1000 ms heartbeats: it is lost."""
 BACKOFF_S = (0.25, 4.0)
 """First and longest pause before a cloud is tried again; each has up to half of it on top."""
+LEAST_PAUSE_S = 0.1
 RTT_FADE = 0.7
 OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_receive_message_length", 96 << 20),
@@ -56,7 +63,8 @@ OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.http2.bdp_probe", 0),
     ("grpc.initial_reconnect_backoff_ms", 200),
-    ("grpc.min_reconnect_backoff_ms", 200),
+    # Also the least time a connection gets to be made.
+    ("grpc.min_reconnect_backoff_ms", int(CONNECT_S * 1e3)),
     ("grpc.max_reconnect_backoff_ms", 1000),
     ("grpc.enable_retries", 0),
 )
@@ -74,15 +82,19 @@ class Wire:
     rtt: Callable[[float], None]
     bytes_up: int = 0
     bytes_down: int = 0
-    echo_us: int = 0
+    sent_at: float = 0.0
+    """When something was sent last, on the monotonic clock."""
+    _reading: asyncio.Task[Any] | None = None
+    _writing: asyncio.Task[Any] | None = None
 
     async def send(self, message: Up) -> None:
         """Raises LinkLost, or what the cloud ended the stream with."""
         self.conversation.send(message)
         data = codec.encode_up(message, self.slots)
         self.bytes_up += len(data)
+        self.sent_at = time.monotonic()
         try:
-            await self.call.write(data)
+            await self._write(data)
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError, grpc.aio.UsageError):
             raise await self._reason() from None
 
@@ -90,12 +102,7 @@ class Wire:
         """The next message, None at the stream's proper end; heartbeats are answered here."""
         while True:
             try:
-                async with asyncio.timeout(SILENCE_S):
-                    data = await self.call.read()
-            except TimeoutError:
-                raise LinkLost(
-                    "the cloud went silent", why=f"nothing came for {SILENCE_S} s"
-                ) from None
+                data = await self._read()
             except grpc.aio.AioRpcError:
                 raise await self._reason() from None
             if data is grpc.aio.EOF:
@@ -108,11 +115,38 @@ class Wire:
                 return message
             await self._beat(message)
 
+    async def _write(self, data: bytes) -> None:
+        """One write, in a task of its own for the same reason as a read, after the one before."""
+        if self._writing is not None:
+            await asyncio.wait((self._writing,))
+        self._writing = asyncio.ensure_future(self.call.write(data))
+        # Its outcome is looked at even when nobody waits for it any more.
+        self._writing.add_done_callback(_looked_at)
+        await asyncio.shield(self._writing)
+
+    async def _read(self) -> Any:
+        """One read, in a task of its own: gRPC ends the whole call when a read is cancelled,
+        and a caller that gives up has a Close to send yet."""
+        if self._reading is None:
+            self._reading = asyncio.ensure_future(self.call.read())
+            self._reading.add_done_callback(_looked_at)
+        done, _ = await asyncio.wait((self._reading,), timeout=SILENCE_S)
+        if not done:
+            raise LinkLost("the cloud went silent", why=f"nothing came for {SILENCE_S} s")
+        reading, self._reading = self._reading, None
+        return reading.result()
+
     async def _beat(self, message: Heartbeat) -> None:
         if message.echo_us:
             self.rtt(time.monotonic() - message.echo_us / 1e6)
-        if message.echo_us == 0 or not message.sent_us:
+        else:
             await self.send(Heartbeat(_now_us(), message.sent_us))
+
+    async def beat(self) -> float:
+        """Send a heartbeat when nothing was sent for long; seconds until the next is due."""
+        if time.monotonic() - self.sent_at >= BEAT_S:
+            await self.send(Heartbeat(_now_us()))
+        return max(0.0, self.sent_at + BEAT_S - time.monotonic())
 
     async def _ended(self) -> None:
         if await self.call.code() is not grpc.StatusCode.OK:
@@ -124,6 +158,13 @@ class Wire:
 
     def cancel(self) -> None:
         self.call.cancel()
+        if self._reading is not None:
+            self._reading.cancel()
+
+
+def _looked_at(task: asyncio.Task[Any]) -> None:
+    if not task.cancelled():
+        task.exception()
 
 
 async def reason(call: Any) -> OutriderError:
@@ -150,10 +191,15 @@ class Peer:
     retry_at: float = 0.0
     rtt_s: float | None = None
     detail: str = ""
+    checking: asyncio.Task[bool] | None = None
+    """The look at it that is under way; whoever wants one shares it."""
 
     @property
     def known(self) -> bool:
         return bool(self.models)
+
+    def serves(self, model: str) -> bool:
+        return any(model in ("", description.name) for description in self.models)
 
     def note_rtt(self, seconds: float) -> None:
         fade = RTT_FADE if self.rtt_s is not None else 0.0
@@ -217,24 +263,48 @@ class Link:
         return None
 
     async def describe(self, peer: Peer) -> None:
-        """Ask a cloud what it serves, with tokenizers. Raises what is wrong with it."""
+        """Ask a cloud what it serves, with tokenizers unless they are known already.
+
+        Raises what is wrong with it.
+        """
+        await _connected(peer.channel)
+        models = await self._models(peer, with_tokenizer=not peer.known)
+        if peer.known and not _same(models, peer.models):
+            models = await self._models(peer, with_tokenizer=True)
+        if not peer.known or not _same(models, peer.models):
+            peer.served = {model.name: served.described(model) for model in models}
+        peer.models = models
+        self._worked(peer)
+
+    async def _models(self, peer: Peer, *, with_tokenizer: bool) -> tuple[ModelDescription, ...]:
         method: Any = peer.channel.unary_unary(f"/{SERVICE}/Describe")
-        request = codec.encode_describe(VERSION, "", with_tokenizer=True)
+        request = codec.encode_describe(VERSION, "", with_tokenizer=with_tokenizer)
+        timeout_s = DESCRIBE_S if with_tokenizer else CHECK_S
         began = self.clock()
-        call = method(request, metadata=self.metadata, timeout=DESCRIBE_S, wait_for_ready=False)
+        call = method(request, metadata=self.metadata, timeout=timeout_s, wait_for_ready=False)
         try:
             data = await call
         except grpc.aio.AioRpcError:
             raise await reason(call) from None
-        _, models = codec.decode_description(data)
-        peer.served = {model.name: served.described(model) for model in models}
         if peer.rtt_s is None:
             peer.note_rtt(self.clock() - began)
-        peer.models = models
-        self._worked(peer)
+        return codec.decode_description(data)[1]
+
+    async def find_one(self, model: str) -> None:
+        """Until a cloud answers that serves the model, from now on."""
+        while True:
+            for peer in self.usable():
+                if await self.check(peer) and peer.serves(model):
+                    return
+            await asyncio.sleep(max(LEAST_PAUSE_S, self.next_try_s()))
 
     async def check(self, peer: Peer) -> bool:
-        """Whether the cloud answers now; keeps its state."""
+        """Whether the cloud answers now; keeps its state. Callers share one look."""
+        if peer.checking is None or peer.checking.done():
+            peer.checking = asyncio.create_task(self._check(peer))
+        return await asyncio.shield(peer.checking)
+
+    async def _check(self, peer: Peer) -> bool:
         before = peer.failures
         try:
             await self.describe(peer)
@@ -296,6 +366,8 @@ class Link:
 
     async def close(self) -> None:
         for peer in self.peers:
+            if peer.checking is not None:
+                peer.checking.cancel()
             await peer.channel.close()
 
 
@@ -307,7 +379,36 @@ async def watch(link: Link, every_s: float = 5.0) -> AsyncIterator[None]:
                 await link.check(peer)
         yield
         pause = link.next_try_s() if link.connected() is None else every_s
-        await asyncio.sleep(max(0.1, min(pause, every_s)))
+        await asyncio.sleep(max(LEAST_PAUSE_S, min(pause, every_s)))
+
+
+async def _connected(channel: grpc.aio.Channel) -> None:
+    """Until the channel is ready, or was refused; a call says why. Raises CloudUnreachable."""
+    undecided = (grpc.ChannelConnectivity.IDLE, grpc.ChannelConnectivity.CONNECTING)
+    try:
+        async with asyncio.timeout(CONNECT_S):
+            while (state := channel.get_state(try_to_connect=True)) in undecided:
+                await channel.wait_for_state_change(state)
+    except TimeoutError:
+        raise CloudUnreachable(
+            "the cloud can not be reached", why=f"it did not greet within {CONNECT_S} s"
+        ) from None
+
+
+def _same(new: Sequence[ModelDescription], old: Sequence[ModelDescription]) -> bool:
+    """Whether the tokenizers and templates that are known are still those of the models."""
+    return [_identity(model) for model in new] == [_identity(model) for model in old]
+
+
+def _identity(model: ModelDescription) -> tuple[str, ...]:
+    return (
+        model.name,
+        model.vocabulary_digest,
+        model.tokenizer_digest,
+        model.chat_template,
+        model.bos,
+        model.eos,
+    )
 
 
 def _channel(address: Address, credentials: grpc.ChannelCredentials | None) -> grpc.aio.Channel:

@@ -27,11 +27,13 @@ from outrider.edge.link import Link, Peer, Wire
 from outrider.edge.text import TextStream
 from outrider.edge.transcript import Transcript
 from outrider.errors import (
+    AccessDenied,
     CloudUnreachable,
     EngineFailed,
     HandshakeRefused,
     JournalError,
     LinkError,
+    NotFound,
     OutriderError,
     Overloaded,
     RemoteProtocolError,
@@ -53,8 +55,14 @@ from outrider.protocol.vocabulary import Vocabulary
 from outrider.testing import failpoints
 
 SLOTS = 8
+FINISH_S = 1.0
+"""How long an answer that is whole waits for the cloud's account of it."""
+CLOSING_S = 0.5
+"""How long a stream that is given up has to carry its Close."""
 ELSEWHERE = (LinkError, RemoteProtocolError, EngineFailed, Overloaded)
 """Errors of one cloud after which the answer goes on elsewhere, or later."""
+REFUSED = (HandshakeRefused, NotFound, AccessDenied)
+"""Errors of one cloud that another one may not have; they end the request when all refuse."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +88,9 @@ class Job:
     vocabulary: Vocabulary
     draft_model: str
     session: bytes
+    exact: bool = False
+    """What the target was last known to be; `Started` says so until a cloud has answered."""
+    numeric_class: str = ""
 
 
 @dataclass(slots=True)
@@ -107,6 +118,8 @@ class Request:
     totals: _Totals = field(default_factory=_Totals)
     rtt_s: float | None = None
     began: float = 0.0
+    announced: str | None = None
+    """The numeric class that `Started` named."""
     _kick: asyncio.Event = field(default_factory=asyncio.Event)
     """A lane grew, or a commit came: look whether there is something to send."""
 
@@ -129,7 +142,7 @@ class Request:
     def _begin(self) -> None:
         self.began = self.clock()
         if not self.answers:
-            self.answers = [self._answer(number, ()) for number in range(self.job.choices)]
+            self.answers = [self._answer(number) for number in range(self.job.choices)]
             self._keep(self._record())
         self.publish(
             events.RequestStarted(
@@ -142,10 +155,19 @@ class Request:
 
     def restore(self, committed: Sequence[Sequence[int]], fence: int) -> None:
         """Take up what a journal kept; before `run`."""
+        self.began = self.clock()
         self.fence = fence
-        self.answers = [self._answer(n, tokens) for n, tokens in enumerate(committed)]
+        self.answers = [self._answer(number) for number in range(self.job.choices)]
+        self._keep(self._record())
+        self._started(exact=self.job.exact, numeric_class=self.numeric_class)
+        for answer, tokens in zip(self.answers, committed, strict=True):
+            if tokens:
+                self._keep(Committed(fence, answer.number, 0, tuple(tokens)))
+                answer.commit(Commit(fence, answer.number, 0, tuple(tokens)))
+                answer.acknowledged = answer.end
+        self._keep(Fenced(fence, self.numeric_class))
 
-    def _answer(self, number: int, committed: Sequence[int]) -> Answer:
+    def _answer(self, number: int) -> Answer:
         job = self.job
         answer = Answer(
             number,
@@ -156,13 +178,18 @@ class Request:
             now_ms=lambda: (self.clock() - self.began) * 1e3,
             emit=self.transcript.add,
         )
-        if self.drafter is not None and job.placement != "cloud":
-            sampling = Sampling(job.sampling, job.seed, number, len(job.prompt))
-            answer.lane = self.drafter.open(sampling, job.prompt, self._kick.set)
-        if committed:
-            answer.commit(Commit(self.fence, number, 0, tuple(committed)))
-            answer.acknowledged = answer.end
+        if job.placement != "cloud":
+            self._give_lane(answer)
         return answer
+
+    def _give_lane(self, answer: Answer) -> None:
+        """Let the answer be drafted, where there is a drafter; those that end have none."""
+        if self.drafter is None or answer.lane is not None or answer.done:
+            return
+        job = self.job
+        sampling = Sampling(job.sampling, job.seed, answer.number, len(job.prompt))
+        tokens = (*job.prompt, *answer.ledger.tokens)
+        answer.lane = self.drafter.open(sampling, tokens, self._kick.set)
 
     async def _serve(self) -> None:
         if self.job.placement == "edge":
@@ -195,6 +222,9 @@ class Request:
             await self._receive_all(wire, sender)
         except ELSEWHERE as error:
             assert self.link is not None
+            wire.cancel()
+            if self._all_done():
+                return
             if not isinstance(error, Overloaded):
                 self.link.lost(peer, error)
             raise
@@ -202,7 +232,7 @@ class Request:
             await self._leave(wire, sender)
 
     async def _open(self) -> tuple[Wire, Opened, Peer]:
-        """Try the clouds in order. Raises the last one's error."""
+        """Try the clouds that may serve it, in order. Raises the most telling error."""
         assert self.link is not None
         failed: OutriderError = CloudUnreachable(
             "no cloud can be reached",
@@ -210,13 +240,19 @@ class Request:
             todo="check --cloud, and that the cloud runs",
         )
         for peer in self.link.usable():
+            if peer.known and not peer.serves(self.job.model):
+                continue
             self.fence += 1
             try:
                 wire, opened = await self.link.open(peer, self._open_message())
             except ELSEWHERE as error:
-                failed = error
+                if not isinstance(failed, REFUSED):
+                    failed = error
                 if not isinstance(error, Overloaded):
                     self.link.lost(peer, error)
+                continue
+            except REFUSED as error:
+                failed = error
                 continue
             return wire, opened, peer
         raise failed
@@ -245,8 +281,9 @@ class Request:
         )
 
     def _opened(self, opened: Opened, peer: Peer) -> None:
-        if self.fence == 1 or not self.transcript.events:
-            self._started(exact=opened.exact, numeric_class=opened.numeric_class)
+        self._started(exact=opened.exact, numeric_class=opened.numeric_class)
+        if self.announced not in ("", opened.numeric_class) and not self.numeric_class:
+            self._note_class_change()
         self.exact = opened.exact
         self.numeric_class = opened.numeric_class
         self.rtt_s = peer.rtt_s
@@ -257,10 +294,13 @@ class Request:
         self._nudge()
 
     def _started(self, *, exact: bool, numeric_class: str) -> None:
+        """Said once, before anything else is."""
         job = self.job
+        if self.announced is not None:
+            return
+        self.announced = numeric_class
         for answer in self.answers:
-            self.transcript.events.insert(
-                0,
+            self.transcript.add(
                 Started(
                     choice=answer.number,
                     request=job.id,
@@ -274,9 +314,13 @@ class Request:
             )
 
     async def _receive_all(self, wire: Wire, sender: asyncio.Task[None]) -> None:
-        """Apply what comes until every choice has ended."""
-        while not self._all_done():
-            message = await wire.receive()
+        """Apply what comes until the cloud has told the end of every choice."""
+        while wire.conversation.open_choices:
+            try:
+                async with asyncio.timeout(FINISH_S if self._all_done() else None):
+                    message = await wire.receive()
+            except TimeoutError:
+                return
             if message is None:
                 return
             answer = self._of(message)
@@ -330,7 +374,7 @@ class Request:
                     await wire.send(hint)
                     if hint.tokens:
                         self._say_hint(answer, hint.base, len(hint.tokens))
-            await self._kick.wait()
+            await self._pause(await wire.beat())
 
     def _say_hint(self, answer: Answer, base: int, count: int) -> None:
         self.publish(
@@ -350,14 +394,14 @@ class Request:
         self.totals.bytes_up += wire.bytes_up
         self.totals.bytes_down += wire.bytes_down
         try:
-            if wire.conversation.open_choices:
-                await asyncio.shield(wire.send(Close()))
-                await asyncio.shield(wire.call.done_writing())
-        except (OutriderError, asyncio.InvalidStateError, asyncio.CancelledError):
+            if wire.conversation.open_choices and not wire.call.done():
+                async with asyncio.timeout(CLOSING_S):
+                    await wire.send(Close())
+                    await wire.call.done_writing()
+        except (OutriderError, asyncio.InvalidStateError, TimeoutError):
             pass
         finally:
-            if wire.conversation.open_choices:
-                asyncio.get_running_loop().call_later(0.5, wire.cancel)
+            asyncio.get_running_loop().call_later(CLOSING_S, wire.cancel)
 
     # --- without one -----------------------------------------------------------------------
 
@@ -366,14 +410,18 @@ class Request:
         if not self.numeric_class or self.job.exact_required:
             return False
         self.numeric_class = ""
-        self.class_changed_at.append(min(answer.end for answer in self.answers))
+        self._note_class_change()
         self.publish(events.Trouble(code=error.code, what=error.what))
         return True
+
+    def _note_class_change(self) -> None:
+        self.class_changed_at.append(min(answer.end for answer in self.answers))
 
     async def _away(self, error: OutriderError) -> None:
         """The cloud is away: wait for it, show local tokens meanwhile, fork, or give up."""
         job = self.job
         local = self._can_go_local()
+        self._started(exact=job.exact, numeric_class=job.numeric_class)
         self.publish(
             events.Fallback(
                 request=job.id,
@@ -397,13 +445,15 @@ class Request:
         self.publish(events.Fallback(request=job.id, cause="the cloud is back", to="cloud"))
 
     def _can_go_local(self) -> bool:
-        return (
-            self.job.fallback == "local"
-            and not self.job.exact_required
-            and self.drafter is not None
-            and self.drafter.speaks
-            and all(answer.lane is not None for answer in self.answers)
-        )
+        """Whether the small model may and can speak; it then has a lane for every answer."""
+        drafter = self.drafter
+        if self.job.fallback != "local" or self.job.exact_required:
+            return False
+        if drafter is None or not drafter.speaks:
+            return False
+        for answer in self.answers:
+            self._give_lane(answer)
+        return True
 
     def _go_provisional(self) -> None:
         """Let the lanes run on past the committed end; what they say is shown."""
@@ -420,19 +470,20 @@ class Request:
         return all(answer.done or answer.shown_reason is not None for answer in self.answers)
 
     async def _cloud_is_back(self, deadline: float) -> bool:
-        """Wait for whichever comes first: a cloud, the deadline, new local tokens to show."""
+        """Wait for a cloud or the deadline, and show what the small model says meanwhile."""
         assert self.link is not None
         self.transcript.add(Waiting(reason="reconnecting"))
-        while self.clock() < deadline:
-            if self.job.retract:
-                for answer in self.answers:
-                    answer.show()
-            if self.link.next_try_s() == 0.0:
-                for peer in self.link.usable():
-                    if await self.link.check(peer):
-                        return True
-            await self._pause(min(0.05, max(0.0, deadline - self.clock())))
-        return False
+        found = asyncio.create_task(self.link.find_one(self.job.model))
+        found.add_done_callback(lambda _: self._kick.set())
+        try:
+            while self.clock() < deadline and not found.done():
+                if self.job.retract:
+                    for answer in self.answers:
+                        answer.show()
+                await self._pause(min(0.05, max(0.0, deadline - self.clock())))
+            return found.done()
+        finally:
+            found.cancel()
 
     async def _pause(self, seconds: float) -> None:
         try:
@@ -453,22 +504,26 @@ class Request:
                 self._keep(Fork(answer.number, answer.end, self.job.draft_model))
                 assert answer.lane is not None
                 answer.lane.depth = self.job.max_tokens - answer.end
-        if not self.transcript.events or self.fence == 0 and self.job.placement != "edge":
-            self._started(exact=False, numeric_class="")
+                answer.lane.silent = False
         self._nudge()
-        while not self._all_done():
-            self._check_drafter()
+        while True:
             self._kick.clear()
             for answer in self.answers:
                 answer.take_local()
-            if not self._all_done():
-                await self._kick.wait()
+            if self._all_done():
+                return
+            self._check_drafter()
+            await self._kick.wait()
 
     def _check_drafter(self) -> None:
         """A small model that has nothing more to say ends the answer with an error."""
+        assert self.drafter is not None
+        context = self.drafter.engine.info.context
         for answer in self.answers:
             lane = answer.lane
-            if not answer.done and lane is not None and lane.silent and not lane.chain:
+            if answer.done or lane is None or lane.chain:
+                continue
+            if lane.silent or len(lane.tokens) >= context:
                 raise EngineFailed(
                     "the draft model can not go on",
                     effect="the answer ends here",
@@ -491,6 +546,8 @@ class Request:
             job.choices,
             job.max_tokens,
             job.stop,
+            job.exact_required,
+            job.top_logprobs,
         )
 
     def _keep(self, record: OpenedRecord | Committed | Fenced | ProvisionalRecord | Fork) -> None:
@@ -499,7 +556,15 @@ class Request:
             self.journal.write(record)
         except JournalError as error:
             self.publish(events.Trouble(code=error.code, what=error.what))
+            self._drop_journal()
             self.journal = MemoryJournal()
+
+    def _drop_journal(self) -> None:
+        """What it keeps is not the whole any more: a later start must not take it up."""
+        try:
+            self.journal.close(outcome="done")
+        except JournalError as error:
+            self.publish(events.Trouble(code=error.code, what=error.what))
 
     def _close_lanes(self) -> None:
         for answer in self.answers:
@@ -513,10 +578,7 @@ class Request:
             self.transcript.add(self._done(answer, how, error))
         self.transcript.end(error)
         self.publish(self._said(how))
-        try:
-            self.journal.close(outcome="done")
-        except JournalError as failed:
-            self.publish(events.Trouble(code=failed.code, what=failed.what))
+        self._drop_journal()
 
     def _done(self, answer: Answer, how: str, error: OutriderError | None) -> Done:
         job = self.job
