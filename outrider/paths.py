@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 
 import msgspec
@@ -23,7 +24,12 @@ class DaemonInfo(msgspec.Struct, frozen=True):
 def runtime_dir() -> Path:
     """The user's runtime directory for sockets; OUTRIDER_RUNTIME overrides it."""
     chosen = os.environ.get("OUTRIDER_RUNTIME")
-    return Path(chosen) if chosen else Path(platformdirs.user_runtime_dir(APP))
+    if chosen:
+        return Path(chosen)
+    with warnings.catch_warnings():
+        # Where XDG_RUNTIME_DIR is not set the temporary folder is taken: no news to the user.
+        warnings.simplefilter("ignore", RuntimeWarning)
+        return Path(platformdirs.user_runtime_dir(APP))
 
 
 def state_dir() -> Path:

@@ -1,0 +1,117 @@
+"""`outrider`: the table of verbs, and what every failure looks like."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import Annotated
+
+from cyclopts import App, CycloptsError, Parameter
+
+import outrider
+from outrider.cli import console
+from outrider.errors import DaemonUnreachable, InvalidRequest, OutriderError
+
+USAGE, INTERRUPTED = 2, 130
+
+QUICKSTART = """\
+No daemon runs here. To see it work:        outrider demo
+To serve: in one terminal  outrider cloud   and in another  outrider edge
+Then ask:                                   outrider run "def fibonacci(n):"
+"""
+
+VERBS = {
+    "demo": ("show:demo", "A minute that shows it all: two processes, one text, a cut link."),
+    "cloud": ("servers:cloud", "Serve target models over gRPC."),
+    "edge": ("servers:edge", "Run the daemon: OpenAI's API here, drafts ahead of the cloud."),
+    "run": ("ask:run", "Complete one prompt, streamed to standard output."),
+    "chat": ("ask:chat", "Talk to a model, turn by turn."),
+    "status": ("look:status", "What the daemon does now."),
+    "models": ("look:models", "Models that can be asked for by name."),
+    "fit": (
+        "measure:fit",
+        "Measure whether a draft suits a target, before anything is deployed.",
+    ),
+    "doctor": ("health:doctor", "Check the installation, the engines, the ports and the links."),
+    "bench": ("measure:bench", "Run a bench of the source checkout."),
+    "version": ("look:version", "Versions of Outrider, Python and the engines."),
+}
+"""Verb to (module:function under `outrider.cli`, what the list of verbs says)."""
+
+
+def make() -> App:
+    """The application; a verb's module is imported when the verb is used."""
+    app = App(
+        name="outrider",
+        help="A small model on the device drafts, the large one in the cloud decides: one text.",
+        version=outrider.__version__,
+        help_format="plaintext",
+        default_parameter=Parameter(negative=""),
+        suppress_keyboard_interrupt=False,
+    )
+    for verb, (place, text) in VERBS.items():
+        app.command(f"outrider.cli.{place}", name=verb, help=text)
+    app.default(bare)
+    return app
+
+
+def bare(*words: Annotated[str, Parameter(show=False)]) -> int:
+    """Status when a daemon runs, else how to begin."""
+    from outrider.cli.look import status
+
+    if words:
+        raise _no_verb(words[0])
+
+    try:
+        return status()
+    except DaemonUnreachable:
+        console.out(QUICKSTART, end="")
+        return 0
+
+
+def _no_verb(word: str) -> InvalidRequest:
+    close = get_close_matches(word, VERBS, 1)
+    todo = f"outrider {close[0]}" if close else "outrider --help lists the verbs"
+    return InvalidRequest(f"there is no verb {word!r}", effect="nothing was done", todo=todo)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The entry point; leaves with the exit code."""
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    sys.exit(run(given))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """The exit code: 0; 1 inside; 2 usage; 3 not found; 4 no daemon; 5 no cloud; 6 access;
+    7 no room; 130 interrupted."""
+    try:
+        # The parser takes a lone hyphen for a flag; no argument can hold a zero character.
+        words = [console.STDIN if word == "-" else word for word in arguments]
+        result = make()(words, exit_on_error=False, print_error=False, result_action="return_value")
+    except CycloptsError as error:
+        return _usage(error)
+    except OutriderError as error:
+        return _failed(error, arguments)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader has what it wanted; the interpreter must not complain when it flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return result if isinstance(result, int) else 0
+
+
+def _usage(error: CycloptsError) -> int:
+    console.complain(
+        OutriderError(str(error).strip(), todo="outrider --help, outrider VERB --help")
+    )
+    return USAGE
+
+
+def _failed(error: OutriderError, arguments: Sequence[str]) -> int:
+    if "--json" in arguments:
+        console.error_object(error)
+    console.complain(error)
+    return error.exit_code

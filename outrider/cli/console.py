@@ -1,0 +1,76 @@
+"""What goes to the terminal: data to standard output, everything else to standard error."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any, TextIO
+
+import msgspec
+
+from outrider.errors import OutriderError
+from outrider.protocol.faults import to_parts
+
+SCHEMA = 1
+"""Of every JSON object that a verb prints; rises when a field changes meaning."""
+
+STDIN = "\0stdin"
+"""Stands for `-` among the words of a command line."""
+
+_RED, _YELLOW, _BOLD, _DIM, _PLAIN = "\x1b[31m", "\x1b[33m", "\x1b[1m", "\x1b[2m", "\x1b[0m"
+
+
+def out(text: str, end: str = "\n") -> None:
+    """Data, as it comes."""
+    print(text, end=end, flush=True)
+
+
+def note(text: str) -> None:
+    """Progress and hints."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def as_json(value: Any) -> None:
+    """One object on one line, with `schema` first."""
+    fields = msgspec.to_builtins(value)
+    out(msgspec.json.encode({"schema": SCHEMA, **fields}).decode())
+
+
+def colours(stream: TextIO) -> bool:
+    """Only on a terminal, and unless NO_COLOR is set (no-color.org)."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def paint(text: str, style: str, stream: TextIO) -> str:
+    return f"{style}{text}{_PLAIN}" if colours(stream) else text
+
+
+def bold(text: str) -> str:
+    return paint(text, _BOLD, sys.stdout)
+
+
+def dim(text: str) -> str:
+    return paint(text, _DIM, sys.stdout)
+
+
+def warn(text: str) -> None:
+    """Something is not as it should be, and the verb goes on."""
+    note(f"{paint('warning:', _YELLOW, sys.stderr)} {text}")
+
+
+def complain(error: OutriderError) -> None:
+    """What, why, effect and what to do, one a line."""
+    note(f"{paint('error:', _RED, sys.stderr)} {error}")
+
+
+def error_object(error: OutriderError) -> None:
+    """The same as one JSON object, for those that asked for JSON."""
+    as_json({"error": to_parts(error)})
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Columns two blanks apart; the first row is the head."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ["  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip() for r in rows]
+    return "\n".join([bold(lines[0]), *lines[1:]])

@@ -1,0 +1,174 @@
+"""`outrider status`, `models` and `version`."""
+
+from __future__ import annotations
+
+import asyncio
+import platform
+import sys
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+import outrider
+from outrider.cli import console
+from outrider.cli.servers import missing
+from outrider.cli.where import HERE, Where
+from outrider.errors import CloudUnreachable, NotFound
+
+if TYPE_CHECKING:
+    from outrider.protocol.status import Status
+
+DEGRADED = CloudUnreachable.exit_code
+
+
+def status(
+    *, json: bool = False, watch: bool = False, strict: bool = False, where: Where = HERE
+) -> int:
+    """What the daemon does now.
+
+    Args:
+        json: Print one JSON object; with --watch one a line and event.
+        watch: Go on with the events of the daemon as they happen, until ctrl-c.
+        strict: Exit with 5 when no cloud is connected.
+    """
+    with where.client() as client:
+        found = client.status()
+        url = client.url
+    if watch:
+        return _watch(found, json=json)
+    if json:
+        console.out(msgspec.json.encode(found).decode())
+    else:
+        console.out(_page(found, url))
+    return DEGRADED if strict and not _connected(found) else 0
+
+
+def _connected(found: Status) -> bool:
+    return any(cloud.state == "connected" for cloud in found.clouds)
+
+
+def _page(found: Status, url: str) -> str:
+    rows = [
+        ("daemon", f"{url}, version {found.version}, pid {found.pid}, up {_span(found.uptime_s)}"),
+        ("placement", found.placement),
+        ("draft", found.draft.id if found.draft else "none"),
+        *(("cloud", _cloud(found, i)) for i in range(len(found.clouds))),
+        ("requests", _requests(found)),
+        ("drafts", _drafts(found)),
+        ("loop lag", f"{found.loop_lag_p99_ms:.1f} ms (99th percentile)"),
+    ]
+    lines = [f"{console.bold(name.ljust(10))} {text}" for name, text in rows]
+    if not _connected(found):
+        lines.append("no cloud is connected: answers are the small model's own, and say so")
+    return "\n".join(lines)
+
+
+def _requests(found: Status) -> str:
+    return (
+        f"{found.requests_running} running, {found.requests_queued} queued,"
+        f" {found.requests_total} in all; {found.tokens_total} tokens"
+    )
+
+
+def _cloud(found: Status, number: int) -> str:
+    cloud = found.clouds[number]
+    parts = [cloud.address, cloud.state]
+    parts += [cloud.model] if cloud.model else []
+    parts += [f"RTT {cloud.rtt_ms:.1f} ms"] if cloud.rtt_ms is not None else []
+    parts += [cloud.detail] if cloud.detail else []
+    return ", ".join(parts)
+
+
+def _drafts(found: Status) -> str:
+    if found.acceptance_rate is None or found.hint_yield is None:
+        return "none verified yet"
+    return f"{found.acceptance_rate:.0%} of verified accepted, {found.hint_yield:.0%} of sent"
+
+
+def _span(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def _watch(found: Status, *, json: bool) -> int:
+    if not found.events_address:
+        raise NotFound("the daemon publishes no events", todo="ask again without --watch")
+    try:
+        asyncio.run(_follow(found.events_address, json=json))
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+async def _follow(address: str, *, json: bool) -> None:
+    """Print events as they come; ends by ctrl-c."""
+    try:
+        from outrider.protocol.bus import subscribe
+    except ModuleNotFoundError as error:
+        raise missing("edge", error) from None
+    async for event in subscribe(address):
+        fields = msgspec.to_builtins(event)
+        console.out(msgspec.json.encode(fields).decode() if json else _line(fields))
+
+
+def _line(fields: dict[str, Any]) -> str:
+    """One event for people: when, what, and its fields."""
+    rest = {k: v for k, v in fields.items() if k not in ("v", "at", "t_ms", "type", "source")}
+    said = " ".join(f"{name}={value}" for name, value in rest.items() if value not in (None, ""))
+    return f"{fields.get('t_ms', 0.0) / 1e3:12.3f}  {fields.get('type', '')!s:18} {said}".rstrip()
+
+
+def models(*, json: bool = False, where: Where = HERE) -> int:
+    """Models that can be asked for by name.
+
+    Args:
+        json: Print one JSON object.
+    """
+    with where.client() as client:
+        cards = client.models()
+    if json:
+        console.as_json({"models": cards})
+        return 0
+    rows = [("NAME", "ROLE", "CONTEXT", "VOCABULARY", "CLASS")]
+    rows += [
+        (c.id, c.role, str(c.context), c.vocabulary_digest[:12], c.numeric_class[:12])
+        for c in cards
+    ]
+    console.out(console.table(rows))
+    return 0
+
+
+LIBRARIES = ("torch", "onnxruntime", "llama-cpp-python", "grpcio", "numpy")
+
+
+def version(*, json: bool = False) -> int:
+    """Versions of Outrider, Python and the engines.
+
+    Args:
+        json: Print one JSON object.
+    """
+    found = {name: _installed(name) for name in LIBRARIES}
+    if json:
+        console.as_json(
+            {
+                "version": outrider.__version__,
+                "python": platform.python_version(),
+                "platform": f"{sys.platform}-{platform.machine()}",
+                "libraries": found,
+            }
+        )
+        return 0
+    console.out(f"outrider {outrider.__version__}")
+    console.out(f"python {platform.python_version()} on {sys.platform}-{platform.machine()}")
+    for name, number in found.items():
+        console.out(f"{name} {number or 'not installed'}")
+    return 0
+
+
+def _installed(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None

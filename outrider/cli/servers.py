@@ -1,0 +1,203 @@
+"""`outrider cloud` and `outrider edge`: flags to checked options."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from outrider.errors import EngineMissing
+from outrider.options import (
+    CLOUD_PORT,
+    EDGE_PORT,
+    Address,
+    CloudOptions,
+    EdgeOptions,
+    NamedModel,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+CLOUD = CloudOptions()
+EDGE = EdgeOptions()
+
+
+def cloud(
+    *,
+    listen: str = str(CLOUD.listen),
+    model: Sequence[str] = ("bundled:target",),
+    engine: Literal["auto", "torch", "llama", "onnx", "fake"] = "auto",
+    device: str = CLOUD.device,
+    dtype: str = CLOUD.dtype,
+    numerics: Literal["exact", "plain"] = CLOUD.numerics,
+    threads: int | None = None,
+    max_slots: int = CLOUD.max_slots,
+    context: int | None = None,
+    trigger: str = CLOUD.trigger,
+    ahead: int = CLOUD.ahead,
+    session_ttl: float = CLOUD.session_ttl_s,
+    drain: float = CLOUD.drain_s,
+    tls_cert: Path | None = None,
+    tls_key: Path | None = None,
+    client_ca: Path | None = None,
+    api_keys: Path | None = None,
+    runtime_dir: Path | None = None,
+    ready_file: Path | None = None,
+) -> int:
+    """Serve target models over gRPC, until SIGTERM or ctrl-c.
+
+    Args:
+        listen: HOST:PORT for gRPC. Beyond loopback TLS and API keys are required.
+        model: [NAME=]PATH of a target: a folder with config.json and safetensors, a .gguf or
+            .onnx file, or bundled:target. Repeat it to serve several; the first is the default.
+        engine: What computes the model; auto goes by the file.
+        device: auto, cpu, cuda:N or mps.
+        dtype: auto, or what the engine computes in, such as float32 or bfloat16.
+        numerics: exact keeps the text the same in any company; plain is the engine's fastest.
+        threads: CPU threads of each engine.
+        max_slots: Answers computed at a time, per model.
+        context: Tokens of an answer with its prompt; by default what the model was made for.
+        trigger: free, wait:MS, or auto: whether a pass waits for hints.
+        ahead: Tokens that may be committed beyond what the device has seen.
+        session_ttl: Seconds that a session outlives its stream.
+        drain: Seconds that sessions may go on after SIGTERM.
+        tls_cert: The server's certificate (PEM).
+        tls_key: Its key.
+        client_ca: Devices must show a certificate of this authority.
+        api_keys: File of NAME KEY lines; devices must send one of the keys.
+        runtime_dir: Where the events socket lies.
+        ready_file: Written as JSON with the address once the cloud serves.
+    """
+    options = CloudOptions(
+        listen=Address.parse(listen, CLOUD_PORT),
+        models=tuple(NamedModel.parse(text) for text in model),
+        engine=engine,
+        device=device,
+        dtype=dtype,
+        numerics=numerics,
+        threads=threads,
+        max_slots=max_slots,
+        context=context,
+        trigger=trigger,
+        ahead=ahead,
+        session_ttl_s=session_ttl,
+        drain_s=drain,
+        tls_cert=tls_cert,
+        tls_key=tls_key,
+        client_ca=client_ca,
+        api_keys=api_keys,
+        runtime_dir=runtime_dir,
+        ready_file=ready_file,
+    )
+    return _serve_cloud()(options)
+
+
+def edge(
+    *,
+    listen: str = str(EDGE.listen),
+    cloud: Sequence[str] = (str(EDGE.clouds[0]),),
+    cloud_ca: Path | None = None,
+    cloud_cert: Path | None = None,
+    cloud_key: Path | None = None,
+    draft: str = EDGE.draft,
+    draft_engine: Literal["auto", "torch", "llama", "onnx", "ngram", "fake"] = "auto",
+    draft_device: str = EDGE.draft_device,
+    draft_threads: int | None = EDGE.draft_threads,
+    placement: Literal["auto", "edge", "cloud", "draft"] = EDGE.placement,
+    fallback: Literal["wait", "local", "error"] = EDGE.fallback,
+    patience: float = EDGE.patience_s,
+    journal: Literal["memory", "disk"] = EDGE.journal,
+    journal_dir: Path | None = None,
+    api_keys: Path | None = None,
+    allow_host: Sequence[str] = (),
+    max_running: int = EDGE.max_running,
+    max_queue: int = EDGE.max_queue,
+    hint_depth: int | None = None,
+    runtime_dir: Path | None = None,
+    ready_file: Path | None = None,
+) -> int:
+    """Run the daemon, until SIGTERM or ctrl-c. OUTRIDER_CLOUD_API_KEY is sent to the clouds.
+
+    Args:
+        listen: HOST:PORT for HTTP. Beyond loopback an API key is required.
+        cloud: HOST:PORT of a cloud. Repeat it for more; they are tried in order.
+        cloud_ca: TLS to the clouds, checked against this authority (PEM).
+        cloud_cert: The device's own certificate.
+        cloud_key: Its key.
+        draft: The small model: a path, bundled:draft, ngram (drafts from the text itself), none.
+        draft_engine: What computes the draft; auto goes by what is installed.
+        draft_device: auto, cpu, cuda:N or mps.
+        draft_threads: CPU threads of the drafter.
+        placement: auto decides by request; edge, cloud and draft pin it.
+        fallback: While the cloud is away: wait, go on with the local model, or error.
+        patience: Seconds a plain OpenAI stream waits for the cloud before its answer forks.
+        journal: Where a request's record lies, so that its text survives: memory or disk.
+        journal_dir: Where disk journals lie.
+        api_keys: File of NAME KEY lines; HTTP clients must send one of the keys.
+        allow_host: A Host header value to take beside loopback's names. Repeat it for more.
+        max_running: Answers at a time.
+        max_queue: Requests that may wait; then 429 with retry-after.
+        hint_depth: Tokens to draft ahead; by default what the cloud wishes.
+        runtime_dir: Where daemon.json and the events socket lie.
+        ready_file: Written as JSON with the URL once the daemon serves.
+    """
+    options = EdgeOptions(
+        listen=Address.parse(listen, EDGE_PORT),
+        clouds=tuple(Address.parse(text, CLOUD_PORT) for text in cloud),
+        cloud_ca=cloud_ca,
+        cloud_cert=cloud_cert,
+        cloud_key=cloud_key,
+        cloud_api_key=os.environ.get("OUTRIDER_CLOUD_API_KEY", ""),
+        draft=draft,
+        draft_engine=draft_engine,
+        draft_device=draft_device,
+        draft_threads=draft_threads,
+        placement=placement,
+        fallback=fallback,
+        patience_s=patience,
+        journal=journal,
+        journal_dir=journal_dir,
+        api_keys=api_keys,
+        allowed_hosts=tuple(name.lower() for name in allow_host),
+        max_running=max_running,
+        max_queue=max_queue,
+        hint_depth=hint_depth,
+        runtime_dir=runtime_dir,
+        ready_file=ready_file,
+    )
+    return _serve_edge()(options)
+
+
+def _serve_cloud() -> Callable[[CloudOptions], int]:
+    try:
+        from outrider.cloud.main import serve
+    except ModuleNotFoundError as error:
+        raise missing("cloud", error) from None
+    return serve
+
+
+def _serve_edge() -> Callable[[EdgeOptions], int]:
+    try:
+        from outrider.edge.main import serve
+    except ModuleNotFoundError as error:
+        raise missing("edge", error) from None
+    return serve
+
+
+def missing(extra: str, error: ModuleNotFoundError) -> Exception:
+    """A package of an extra is not there; a module of our own that is not there is a bug."""
+    if error.name is None or error.name.split(".")[0] == "outrider":
+        return error
+    return MissingExtra(error.name, extra)
+
+
+class MissingExtra(EngineMissing):
+    """A verb needs an extra that is not installed."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(package, extra)
+        self.what = f"package {package!r} is not installed"
+        self.why = f"`outrider {extra}` needs it"
+        self.effect = "nothing was started"
