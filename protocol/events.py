@@ -216,6 +216,14 @@ def encode(event: Event) -> bytes:
 
 def decode(data: bytes) -> Event:
     """Raises `msgspec.ValidationError` for what is no event of this schema or the one before."""
-    if msgspec.json.decode(data, type=_Version).v > SCHEMA:
-        raise msgspec.ValidationError(f"an event of a schema above {SCHEMA}: update outrider")
-    return _DECODER.decode(data)
+    try:
+        version = msgspec.json.decode(data, type=_Version).v
+        if version > SCHEMA:
+            raise msgspec.ValidationError(f"an event of a schema above {SCHEMA}: update outrider")
+        if version < SCHEMA - 1:
+            raise msgspec.ValidationError(f"an event of a schema below {SCHEMA - 1}")
+        return _DECODER.decode(data)
+    except msgspec.ValidationError:
+        raise
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise msgspec.ValidationError("no event: not JSON in UTF-8") from None

@@ -14,7 +14,8 @@ from outrider.errors import InvalidRequest, OutriderError, Overloaded, by_code
 from outrider.protocol.stream import Done
 
 RETRY_S = 1.0
-"""When an overloaded peer named no time."""
+"""When an overloaded peer named no time, or none that can be meant."""
+MOST_RETRY_S = 86400.0
 
 
 def to_parts(error: OutriderError) -> dict[str, Any]:
@@ -49,7 +50,9 @@ def from_parts(parts: Mapping[str, Any]) -> OutriderError:
         error.param = _text(parts, "param")
     if isinstance(error, Overloaded):
         wait = parts.get("retry_after_s")
-        error.retry_after_s = float(wait) if isinstance(wait, int | float) else RETRY_S
+        error.retry_after_s = RETRY_S
+        if isinstance(wait, int | float) and 0 <= wait <= MOST_RETRY_S:
+            error.retry_after_s = float(wait)
     return error
 
 
