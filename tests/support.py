@@ -77,8 +77,8 @@ def plain(
         rows = (token,)
 
 
-def fake(model: str = "fake", **options: str) -> FakeEngine:
-    spec = EngineSpec(model=model, engine="fake", max_slots=64, options=tuple(options.items()))
+def fake(model: str = "fake", *, slots: int = 64, **options: str) -> FakeEngine:
+    spec = EngineSpec(model=model, engine="fake", max_slots=slots, options=tuple(options.items()))
     engine = registry.build(spec)
     assert isinstance(engine, FakeEngine)
     return engine
