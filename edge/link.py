@@ -206,10 +206,13 @@ class Peer:
         self.rtt_s = (self.rtt_s or 0.0) * fade + seconds * (1 - fade)
 
     def failed(self, error: OutriderError, now: float) -> None:
+        """One outage breaks every session on the link: while it pauses, that counts once."""
+        self.detail = error.what
+        if now < self.retry_at:
+            return
         pause = min(BACKOFF_S[1], BACKOFF_S[0] * 2**self.failures)
         self.failures += 1
         self.retry_at = now + pause * (1.0 + random.random() / 2)
-        self.detail = error.what
 
     def worked(self) -> None:
         self.failures, self.retry_at, self.detail = 0, 0.0, ""
