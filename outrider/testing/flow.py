@@ -12,6 +12,7 @@ import socket
 import struct
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from random import Random
 from typing import Final, Literal, Protocol
@@ -311,7 +312,8 @@ class End(asyncio.Protocol):
             self._connection.abort("reset")
         else:
             if not self.transport.is_closing():
-                self.transport.write_eof()
+                with suppress(OSError):  # Reset by its far side, which the loop has yet to hear.
+                    self.transport.write_eof()
             self._connection.settle()
 
     def drop(self, how: Ending) -> None:
