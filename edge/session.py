@@ -55,6 +55,9 @@ from outrider.protocol.vocabulary import Vocabulary
 from outrider.testing import failpoints
 
 SLOTS = 8
+RETRACT_PATIENCE = 6
+"""A client that sees local tokens meanwhile, and can take them back, waits this much longer
+for the committed ones."""
 FINISH_S = 1.0
 """How long an answer that is whole waits for the cloud's account of it."""
 CLOSING_S = 0.5
@@ -429,9 +432,11 @@ class Request:
                 to="provisional" if local and job.retract else "wait",
             )
         )
-        deadline = self.clock() + job.patience_s
+        patience_s = job.patience_s
         if local and job.retract:
+            patience_s *= RETRACT_PATIENCE
             self._go_provisional()
+        deadline = self.clock() + patience_s
         while not await self._cloud_is_back(deadline):
             if self.clock() < deadline:
                 continue
@@ -441,7 +446,7 @@ class Request:
                 self.publish(events.Fallback(request=job.id, cause=error.what, to="fork"))
                 await self._alone(error.what)
                 return
-            deadline = self.clock() + job.patience_s
+            deadline = self.clock() + patience_s
         self.publish(events.Fallback(request=job.id, cause="the cloud is back", to="cloud"))
 
     def _can_go_local(self) -> bool:

@@ -21,11 +21,11 @@ STYLES = {
     "edge": "magenta",
 }
 LEGEND = (
-    ("accepted", "draft of the device, verified"),
-    ("bonus", "cloud, after a draft that held"),
-    ("corrected", "cloud, against the draft"),
-    ("cloud", "cloud alone"),
-    ("edge", "small model alone"),
+    ("accepted", "a draft of the device, verified by the cloud"),
+    ("bonus", "the cloud, after all drafts held"),
+    ("corrected", "the cloud, against the draft"),
+    ("cloud", "the cloud, without a draft"),
+    ("edge", "the small model alone, not verified"),
 )
 PROVISIONAL = "italic magenta underline"
 
@@ -48,13 +48,16 @@ class Screen:
         )
 
     def legend(self) -> None:
-        line = Text("who wrote it: ")
+        self.console.print("Who wrote a token:")
         for source, meaning in LEGEND:
-            line.append(source, STYLES[source])
-            line.append(f" {meaning}  ")
-        self.console.print(line)
+            line = Text("  ")
+            line.append(f"{source:10}", STYLES[source])
+            line.append(meaning)
+            self.console.print(line)
+        self.console.print()
 
     def answer(self, prompt: str, ride: Ride, mode: Mode) -> None:
+        """An answer in the colours of who wrote it."""
         body = Text(prompt, "dim")
         for token in ride.tokens:
             body.append(token.text, STYLES[token.source])
@@ -66,12 +69,12 @@ class Screen:
         table = Table(title="the same prompts, in turn", title_justify="left")
         for name, justify in (
             ("placement", "left"),
-            ("tokens/s", "right"),
-            ("ms/token", "right"),
-            ("acceptance length", "right"),
-            ("drafts accepted", "right"),
-            ("passes/token", "right"),
-            ("bytes up/token", "right"),
+            ("tokens\n/ s", "right"),
+            ("ms\n/ token", "right"),
+            ("acceptance\nlength", "right"),
+            ("drafts\naccepted", "right"),
+            ("passes\n/ token", "right"),
+            ("bytes up\n/ token", "right"),
         ):
             table.add_column(name, justify=justify)  # type: ignore[arg-type]
         for mode in MODES:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from outrider import AsyncClient
-from outrider.protocol.stream import Done, Provisional, Retract, StreamEvent, Token
+from outrider.protocol.stream import Done, Forked, Provisional, Retract, StreamEvent, Token
 from outrider.testing.pair import Pair
 
 Mode = Literal["edge", "cloud", "draft"]
@@ -21,8 +21,8 @@ MODES: tuple[Mode, ...] = ("edge", "cloud", "draft")
 
 PROMPTS: tuple[tuple[str, float], ...] = (
     ("import argparse\nimport os\n\n\ndef main():\n    parser = argparse.", 0.0),
-    ("class Queue:\n    def __init__(self, maxsize=0):\n        self.maxsize = ", 0.0),
-    ('def read_file(path):\n    """Read a file and return its lines."""\n', 0.7),
+    ("class Queue:\n    def __init__(self, maxsize=0):\n        self.maxsize = ", 0.8),
+    ('def read_file(path):\n    """Read a file and return its lines."""\n', 0.8),
 )
 """Python to be continued, and the temperature."""
 CUT_PROMPT = "import unittest\n\n\nclass TestQueue(unittest.TestCase):\n    def test_"
@@ -30,8 +30,9 @@ SEED = 11
 CUT_AFTER = 12
 """Committed tokens of the answer before the link is cut."""
 LOCAL_TOKENS = 16
-"""Provisional tokens to be seen before the link comes back, and seconds at most."""
-CUT_S = 6.0
+"""Provisional tokens to be seen, and a plain client's fork, before the link comes back."""
+CUT_S = 8.0
+"""Seconds after which the link comes back at the latest."""
 
 Watch = Callable[[StreamEvent], None]
 
@@ -158,7 +159,7 @@ class Story:
         """Cut the link in the middle of an answer, and let it come back."""
         alone = (await self._answer(CUT_PROMPT, 0.0, "cloud", lambda event: None))[0]
         seen = _Seen()
-        plain = asyncio.create_task(self._plain())
+        plain = asyncio.create_task(self._plain(seen))
         breaker = asyncio.create_task(self._break(seen))
 
         def note(event: StreamEvent) -> None:
@@ -189,11 +190,12 @@ class Story:
         try:
             async with asyncio.timeout(CUT_S):
                 await seen.enough.wait()
+                await seen.forked.wait()
         except TimeoutError:
             pass
         await self.pair.proxy.restore()
 
-    async def _plain(self) -> tuple[str, int | None]:
+    async def _plain(self, seen: _Seen) -> tuple[str, int | None]:
         """The same question without `retract`, as the OpenAI API asks it."""
         stream = self.client.stream(
             CUT_PROMPT,
@@ -203,9 +205,16 @@ class Story:
             placement="draft",
             retract=False,
         )
+        text, mixed_from = "", None
         async with stream:
-            answer = await stream.answer()
-        return answer.text, answer.choices[0].mixed_from
+            async for event in stream:
+                if isinstance(event, Token):
+                    text += event.text
+                elif isinstance(event, Forked):
+                    mixed_from = event.position
+                    seen.forked.set()
+        seen.forked.set()
+        return text, mixed_from
 
 
 @dataclass(slots=True)
@@ -219,6 +228,8 @@ class _Seen:
     before: int = 0
     reached: asyncio.Event = field(default_factory=asyncio.Event)
     enough: asyncio.Event = field(default_factory=asyncio.Event)
+    forked: asyncio.Event = field(default_factory=asyncio.Event)
+    """The plain client's answer went on with the small model, or is over."""
     _shown_end: int = 0
 
     def note(self, event: StreamEvent) -> None:
