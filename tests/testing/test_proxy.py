@@ -115,13 +115,14 @@ def test_bytes_pass_unchanged_both_ways_and_are_counted() -> None:
 
 def test_delivery_waits_for_the_schedule() -> None:
     async def main() -> None:
-        async with house(Link.of_rtt(60)) as (proxy, _), client(proxy) as one:
+        async with house(Link.of_rtt(60)) as (proxy, _):
             start = proxy.loop.time()
-            await round_trip(one, b"a")
-            first = proxy.loop.time() - start
-            await round_trip(one, b"b")
-            second = proxy.loop.time() - start - first
-            told = proxy.statistics()
+            async with client(proxy) as one:
+                await round_trip(one, b"a")
+                first = proxy.loop.time() - start
+                await round_trip(one, b"b")
+                second = proxy.loop.time() - start - first
+                told = proxy.statistics()
         # Lower bounds only: a busy machine is late, never early.
         assert first >= 0.119  # The opening handshake costs a round trip of its own.
         assert second >= 0.059
@@ -186,7 +187,7 @@ def test_link_changes_while_running() -> None:
 
 def test_black_hole_passes_nothing_keeps_sockets_and_heals() -> None:
     async def main() -> None:
-        async with house(Link.of_rtt(10)) as (proxy, echo), client(proxy) as one:
+        async with house(Link.of_rtt(120)) as (proxy, echo), client(proxy) as one:
             await round_trip(one, b"before")
             before = proxy.statistics()
             one[1].write(b"under way")
@@ -196,10 +197,11 @@ def test_black_hole_passes_nothing_keeps_sockets_and_heals() -> None:
             async with client(proxy) as late:  # The kernel takes it; nobody answers.
                 late[1].write(b"late")
                 with pytest.raises(TimeoutError):
-                    await asyncio.wait_for(one[0].read(1), 0.1)
+                    await asyncio.wait_for(one[0].read(1), 0.2)
                 with pytest.raises(TimeoutError):
                     await asyncio.wait_for(late[0].read(1), 0.05)
                 during = proxy.statistics()
+                assert echo.reads == [b"before"]
                 assert during.bytes_down == before.bytes_down
                 assert during.bytes_up == before.bytes_up + 9
                 assert (during.open_connections, echo.accepted) == (2, 1)
@@ -214,14 +216,14 @@ def test_black_hole_passes_nothing_keeps_sockets_and_heals() -> None:
 
 def test_time_in_a_black_hole_is_not_lateness() -> None:
     async def main() -> None:
-        async with house(Link.of_rtt(4)) as (proxy, _), client(proxy) as one:
+        async with house(Link.of_rtt(100)) as (proxy, _), client(proxy) as one:
             one[1].write(b"x")
             await until_queued(proxy, 1)
             proxy.black_hole()
-            await asyncio.sleep(0.3)
+            await asyncio.sleep(1.2)
             await proxy.restore()
             await one[0].readexactly(1)
-            assert proxy.statistics().lateness_max_ms < 300
+            assert proxy.statistics().lateness_max_ms < 600
 
     run(main())
 
@@ -279,7 +281,6 @@ def test_a_clients_reset_reaches_the_server() -> None:
             reader, writer = await asyncio.open_connection(proxy.host, proxy.port)
             await round_trip((reader, writer), b"a")
             writer.write(b"unanswered")
-            await until_queued(proxy, 10)
             while len(echo.reads) < 2:
                 await asyncio.sleep(0.001)
             proxy_side = proxy.statistics().open_connections
