@@ -226,17 +226,15 @@ def answer(
     model: Model, prompt: tuple[int, ...], sampling: Sampling, tokens: int, clock: Clock
 ) -> tuple[int, ...]:
     """The model's own answer, one token a pass; each pass after the prompt's is timed."""
-    engine, said = model.engine, list[int]()
+    engine = model.engine
     slot = engine.open(sampling)
     try:
-        pending = prompt
-        while len(said) < tokens and not (said and said[-1] in model.words.end):
+        said = _picks(engine, slot, prompt, len(prompt) - 1)
+        while len(said) < tokens and said[-1] not in model.words.end:
             began = clock()
-            span = Span(slot, engine.length(slot), pending, first=len(pending) - 1)
-            pending = engine.extend([span])[0].ids
-            if said:
-                model.steps_s.append(clock() - began)
-            said.extend(pending)
+            step = Span(slot, engine.length(slot), (said[-1],))
+            said += engine.extend([step])[0].ids
+            model.steps_s.append(clock() - began)
     finally:
         engine.close(slot)
     return tuple(said)

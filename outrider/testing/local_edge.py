@@ -219,7 +219,7 @@ class LocalEdge:
         for number in range(request.n):
             sampling = Sampling(request.sampling, seed, number, len(prompt))
             slot = self.engine.open(sampling)
-            choices.append(_Choice(number, slot, prompt, Pieces(request.stop)))
+            choices.append(_Choice(number, slot, self._read(slot, prompt), Pieces(request.stop)))
         for choice in choices:
             yield self._started(choice, name, seed, len(prompt))
         while running := [choice for choice in choices if choice.reason is None]:
@@ -229,6 +229,15 @@ class LocalEdge:
                 yield self._token(choice, picks, limit)
                 if choice.reason is not None:
                     yield _done(choice, len(prompt))
+
+    def _read(self, slot: int, prompt: tuple[int, ...]) -> tuple[int, ...]:
+        """Feed all but the last part, in passes that the engine can hold; the last part."""
+        most = max(1, self.engine.info.max_rows // 16)
+        last = (len(prompt) - 1) // most * most
+        for base in range(0, last, most):
+            part = prompt[base : base + most]
+            self.engine.extend([Span(slot, base, part, first=len(part) - 1)])
+        return prompt[last:]
 
     def _started(self, choice: _Choice, name: str, seed: int, length: int) -> Started:
         return Started(

@@ -36,6 +36,12 @@ def test_greedy_text_is_the_engines_own(post: Ask) -> None:
     assert answer["choices"][0]["text"] == alone("def f", 20, Sampling(GREEDY, 0))
 
 
+def test_a_long_prompt_is_read_in_several_passes(post: Ask) -> None:
+    answer = post(TEXT, prompt=["ab" * 800] * 2, n=2, max_tokens=9, seed=3, temperature=0).json()
+    said = alone("ab" * 200, 9, Sampling(GREEDY, 0))
+    assert [choice["text"] for choice in answer["choices"]] == [said] * 4
+
+
 def test_sampling_parameters_and_seed_reach_the_engine(post: Ask) -> None:
     sampled = {"temperature": 0.7, "top_p": 0.9, "min_p": 0.01}
     penalties = {"presence_penalty": 0.5, "frequency_penalty": 0.25, "repetition_penalty": 1.1}
