@@ -149,7 +149,7 @@ def pair_p_value(first: list[int], second: list[int], size: int) -> float:
     """Chi-square of a table of pairs against the product of its margins."""
     table = np.zeros((size, size))
     np.add.at(table, (first, second), 1.0)
-    return float(stats.chi2_contingency(table, correction=False).pvalue)
+    return float(stats.chi2_contingency(table, correction=False)[1])
 
 
 def chosen(row: Floats, places: range, *, seed: int = 5, choice: int = 0) -> list[int]:

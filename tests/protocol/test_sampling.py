@@ -219,11 +219,10 @@ def test_the_token_that_crosses_top_p_is_kept() -> None:
     assert ids_of(row, top_p=0.81) == [0, 1, 2]
 
 
-@pytest.mark.parametrize("count", [3, 7, 10, 30, 100, 1000])
-def test_equal_probabilities_that_meet_top_p_are_cut_by_count(count: int) -> None:
-    """Sums like 0.1 + 0.1 + 0.1 > 0.3 have no say."""
-    for kept in {1, count // 3, count // 2, count - 1} - {0}:
-        assert len(ids_of([1.0] * count, top_p=kept / count)) == kept
+@pytest.mark.parametrize(("kept", "count"), [(1, 3), (3, 10), (7, 25), (23, 42), (500, 1000)])
+def test_equal_probabilities_that_meet_top_p_are_cut_by_count(kept: int, count: int) -> None:
+    """In float64 7 / 25 * 25 > 7: the last bit has no say."""
+    assert len(ids_of([1.0] * count, top_p=kept / count)) == kept
 
 
 def test_ties_go_to_the_lowest_id() -> None:
