@@ -302,7 +302,8 @@ class _Environment(ImmutableSandboxedEnvironment):
     def call(self, context: Context, called: Any, *args: Any, **named: Any) -> Any:
         budget = _of(context)
         budget.step()
-        owner, name = getattr(called, "__self__", None), getattr(called, "__name__", "")
+        method = getattr(called, "__wrapped__", called)  # The sandbox wraps `format`.
+        owner, name = getattr(method, "__self__", None), getattr(method, "__name__", "")
         if isinstance(owner, str | bytes):
             if name in _GROWING:
                 raise jinja2.exceptions.SecurityError(f"texts have no {name} here")

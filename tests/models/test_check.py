@@ -26,7 +26,9 @@ def patched(data: bytes, at: int, form: str, *values: int) -> bytes:
     return data[:at] + part + data[at + len(part) :]
 
 
-def test_sound_files_pass(written: Write, gguf_data: bytes, safetensors_data: Callable) -> None:
+def test_sound_files_pass(
+    written: Write, gguf_data: bytes, safetensors_data: Callable[..., bytes]
+) -> None:
     header = check_gguf(written(gguf_data, "a.gguf"))
     assert [row.name for row in header.tensors] == ["one", "two"]
     assert header.text("general.architecture") == "llama"
@@ -138,7 +140,9 @@ def test_gguf_fuzz(written: Write, gguf_data: bytes, data: st.DataObject) -> Non
 # --- safetensors -------------------------------------------------------------------------------
 
 
-def test_a_safetensors_cut_anywhere_is_refused(written: Write, safetensors_data: Callable) -> None:
+def test_a_safetensors_cut_anywhere_is_refused(
+    written: Write, safetensors_data: Callable[..., bytes]
+) -> None:
     whole = safetensors_data()
     for length in range(len(whole)):
         with pytest.raises(ModelCorrupt):
@@ -176,12 +180,16 @@ def _one(**changed: object) -> dict[str, object]:
         b"{\xff}",
     ],
 )
-def test_safetensors_headers(written: Write, safetensors_data: Callable, header: object) -> None:
+def test_safetensors_headers(
+    written: Write, safetensors_data: Callable[..., bytes], header: object
+) -> None:
     with pytest.raises(ModelCorrupt):
         check_safetensors(written(safetensors_data(header or b"[]"), "a.safetensors"))
 
 
-def test_safetensors_types_and_lengths(written: Write, safetensors_data: Callable) -> None:
+def test_safetensors_types_and_lengths(
+    written: Write, safetensors_data: Callable[..., bytes]
+) -> None:
     with pytest.raises(ModelUnsupported):
         check_safetensors(written(safetensors_data(_one(dtype="F31")), "a.safetensors"))
     for length in (2**63, 2**64 - 1, 2**25):
@@ -194,7 +202,9 @@ def test_safetensors_types_and_lengths(written: Write, safetensors_data: Callabl
 
 @QUICK
 @given(data=st.data())
-def test_safetensors_fuzz(written: Write, safetensors_data: Callable, data: st.DataObject) -> None:
+def test_safetensors_fuzz(
+    written: Write, safetensors_data: Callable[..., bytes], data: st.DataObject
+) -> None:
     _fuzz(written, safetensors_data(), data, "a.safetensors")
 
 

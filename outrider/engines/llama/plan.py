@@ -18,7 +18,7 @@ from outrider.engine import RowRule
 
 MOST_PADDING = 32
 """Rows added to a slot at most, beyond those that the rule itself asks for."""
-SPARE = MOST_PADDING + 8
+SPARE = MOST_PADDING + 16
 """Cells that every sequence has beyond its context, for rows that are thrown away."""
 
 

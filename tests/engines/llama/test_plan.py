@@ -9,7 +9,7 @@ from outrider.engine import RowRule
 from outrider.engines.llama.plan import MOST_PADDING, Cost, Decode, plan
 
 LIMIT = 128
-RULES = st.sampled_from([RowRule(), RowRule(2, 1, uniform=True), RowRule(4, 4, uniform=True)])
+RULES = st.sampled_from([RowRule(), RowRule(2, 1, uniform=True), RowRule(8, 8, uniform=True)])
 LENGTHS = st.dictionaries(st.integers(0, 15), st.integers(1, 60), min_size=1, max_size=8)
 COSTS = st.builds(Cost, st.floats(0, 100), st.floats(0.01, 10))
 
