@@ -53,6 +53,7 @@ class Decoder:
         load = _Loader(config, weights, device, dtype, maker(kind))
         self.embedding = load.tensor("model.embed_tokens.weight")
         self.norm = load.tensor("model.norm.weight")
+        self._eps = torch.tensor(config.norm_eps, device=device)
         head = self.embedding if config.tied else load.tensor("lm_head.weight")
         self.head = load.make(head, None)
         self.layers = [load.layer(i) for i in range(config.layers)]
@@ -133,9 +134,9 @@ class Decoder:
     def _norm(self, rows: Tensor, weight: Tensor) -> Tensor:
         """RMSNorm (Zhang, Sennrich 2019) in float32."""
         wide = rows.float()
-        scale = wide.square().sum(-1, keepdim=True).mul_(1.0 / weight.shape[0])
-        scale = scale.add_(self.config.norm_eps).rsqrt_()
-        return (wide * scale).to(self.dtype) * weight
+        squares = wide.square().sum(-1, keepdim=True)
+        scale = torch.add(self._eps, squares, alpha=1.0 / weight.shape[0]).rsqrt_()
+        return (wide * scale).to(self.dtype).mul_(weight)
 
 
 def _rotary(config: ModelConfig, context: int) -> tuple[Tensor, Tensor]:
