@@ -168,7 +168,7 @@ def test_the_bundled_target_agrees(quant: str, tolerance: float) -> None:
         expected = model(torch.tensor([TOKENS])).logits[0].numpy()
     found = llama_scores(files.folder, quant, TOKENS)
     assert np.abs(found - expected).max() < tolerance
-    assert (found.argmax(-1) == expected.argmax(-1)).mean() > 0.95
+    assert (found.argmax(-1) == expected.argmax(-1)).mean() >= 0.9
 
 
 def test_what_llama_cpp_does_not_compute_is_refused(tmp_path: Path) -> None:
@@ -202,7 +202,7 @@ def test_both_forms_have_one_digest(tmp_path: Path) -> None:
     for name in ("bundled:target", str(tmp_path)):
         files = resolve(name)
         assert vocabulary.load(cached(files, "f16")) == vocabulary.load(files)
-    assert len(vocabulary.load(files)) == 258
+    assert len(vocabulary.load(resolve(str(tmp_path)))) == 258
 
 
 # --- cache -------------------------------------------------------------------------------------
