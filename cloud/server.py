@@ -44,6 +44,8 @@ SERVICE = "outrider.v1.Outrider"
 HEARTBEAT_MS = 1000
 LOST_AFTER = 2.5
 """Heartbeats of silence after which the peer is taken for lost."""
+LINGER_S = 1.0
+"""How long a stream on which all was told waits for the edge to end its side."""
 MAX_MESSAGE = 16 << 20
 OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.so_reuseport", 0),
@@ -79,6 +81,20 @@ class Limits:
     ahead: int = 64
 
 
+@dataclass(slots=True, eq=False)
+class Lease:
+    """A stream's hold on its session; the stream ends when a higher fence takes it."""
+
+    fence: int
+    taken: asyncio.Future[int] = field(default_factory=lambda: _loop().create_future())
+    """The fence that took it."""
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def take(self, fence: int) -> None:
+        if not self.taken.done():
+            self.taken.set_result(fence)
+
+
 @dataclass(slots=True)
 class Cloud:
     """The service: models by name, the first is the default."""
@@ -88,7 +104,7 @@ class Cloud:
     limits: Limits
     publish: Callable[[events.Event], None]
     draining: bool = False
-    streams: dict[tuple[str, bytes], asyncio.Task[Any]] = field(default_factory=dict)
+    streams: dict[tuple[str, bytes], Lease] = field(default_factory=dict)
 
     def handlers(self) -> grpc.GenericRpcHandler:
         return grpc.method_handlers_generic_handler(
@@ -145,15 +161,16 @@ class Cloud:
         conversation.receive(opening)
         assert isinstance(opening, Open)
         host = self.host(opening.model)
+        lease = Lease(opening.fence)
         try:
-            session, resumed = await self._attach(tenant, opening, host)
-            stream = Stream(session, host, conversation, context)
+            session, resumed = await self._attach(tenant, opening, host, lease)
+            stream = Stream(session, host, conversation, context, lease)
             try:
                 await stream.run(requests, self._opened(opening, host, resumed=resumed))
             finally:
                 self._detach(stream, opening.fence)
         finally:
-            self._forget_stream((tenant, opening.session))
+            self._end_lease((tenant, opening.session), lease)
 
     def _opened(self, opening: Open, host: Host, *, resumed: bool) -> Opened:
         model = host.description
@@ -170,24 +187,26 @@ class Cloud:
             resumed=resumed,
         )
 
-    async def _attach(self, tenant: str, opening: Open, host: Host) -> tuple[Session, bool]:
+    async def _attach(
+        self, tenant: str, opening: Open, host: Host, lease: Lease
+    ) -> tuple[Session, bool]:
         """The session of this open: a kept one under a higher fence, or a new one."""
         check_open(opening, host, self.limits)
         verifier = host.verifier
         key = (tenant, opening.session)
         kept = verifier.sessions.get(key)
         if kept is not None and self._may_resume(kept, opening):
-            await self._replace_stream(key)
+            await self._take_lease(key, lease)
             resume(kept, opening)
             self._announce(kept, resumed=True)
             verifier.wake()
             return kept, True
         if kept is not None:
-            await self._replace_stream(key)
+            await self._take_lease(key, lease)
             verifier.drop(kept, "restarted")
         self._admit(tenant, verifier)
         session = new_session(tenant, opening, host, verifier.clock())
-        self.streams[key] = _this_task()
+        self.streams[key] = lease
         verifier.add(session)
         self._announce(session, resumed=False)
         return session, False
@@ -197,13 +216,17 @@ class Cloud:
             raise HandshakeRefused("fence", ours=str(kept.open.fence), theirs=str(opening.fence))
         return _same_request(kept, opening) and _agrees(kept, opening)
 
-    async def _replace_stream(self, key: tuple[str, bytes]) -> None:
-        """End the older stream of a session: the higher fence holds the lease."""
+    async def _take_lease(self, key: tuple[str, bytes], lease: Lease) -> None:
+        """End the older stream of a session: the higher fence holds it."""
         old = self.streams.get(key)
-        self.streams[key] = _this_task()
-        if old is not None and not old.done():
-            old.cancel()
-            await asyncio.wait([old])
+        if old is not None and old.fence >= lease.fence:
+            raise HandshakeRefused("fence", ours=str(old.fence), theirs=str(lease.fence))
+        self.streams[key] = lease
+        if old is not None:
+            old.take(lease.fence)
+            await old.ended.wait()
+        if lease.taken.done():
+            raise HandshakeRefused("fence", ours=str(lease.taken.result()), theirs=str(lease.fence))
 
     def _admit(self, tenant: str, verifier: Verifier) -> None:
         if self.draining:
@@ -240,9 +263,10 @@ class Cloud:
             verifier.drop(session, "done")
         verifier.wake()
 
-    def _forget_stream(self, key: tuple[str, bytes]) -> None:
-        """Unless a newer stream has taken its place."""
-        if self.streams.get(key) is _this_task():
+    def _end_lease(self, key: tuple[str, bytes], lease: Lease) -> None:
+        """The place in the table stays with a newer stream that has taken it."""
+        lease.ended.set()
+        if self.streams.get(key) is lease:
             del self.streams[key]
 
 
@@ -254,21 +278,34 @@ class Stream:
     host: Host
     conversation: Conversation
     context: grpc.aio.ServicerContext[Any, Any]
+    lease: Lease
 
     async def run(self, requests: AsyncIterator[bytes], opened: Opened) -> None:
+        """Raises what ended it, if not its own end."""
         await self._write(opened)
         reader = asyncio.create_task(self._read(requests))
         writer = asyncio.create_task(self._write_all())
+        taken = self.lease.taken
         try:
-            await asyncio.wait((reader, writer), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((reader, writer, taken), return_when=asyncio.FIRST_COMPLETED)
+            if writer.done() and not writer.exception():
+                # gRPC hides how a stream ended from a peer that writes meanwhile.
+                await asyncio.wait((reader, taken), timeout=LINGER_S)
         finally:
             await _finish(reader, writer)
+        if taken.done():
+            raise HandshakeRefused("fence", ours=str(taken.result()), theirs=str(self.lease.fence))
 
     async def _read(self, requests: AsyncIterator[bytes]) -> None:
-        """Until the edge closes, or is silent for too long (LinkLost)."""
+        """Until the edge closes, or all is told, or silence for too long (LinkLost)."""
         slots = self.session.open.slots
         while True:
-            data = await _next(requests, HEARTBEAT_MS * LOST_AFTER / 1e3)
+            try:
+                data = await _next(requests, HEARTBEAT_MS * LOST_AFTER / 1e3)
+            except LinkLost:
+                if self.conversation.open_choices:
+                    raise
+                return
             message = codec.decode_up(data, slots)
             self.conversation.receive(message)
             match message:
@@ -456,14 +493,14 @@ async def _guarded(
     try:
         return await work
     except OutriderError as error:
-        fault = error
+        fault, what = error, error.what
     except (asyncio.CancelledError, grpc.aio.AbortError):
         raise
     except Exception as error:  # noqa: BLE001 - its text could hold a prompt
-        publish(events.Trouble(code="internal", what=f"a handler failed: {type(error).__name__}"))
         fault = OutriderError("the cloud failed", effect="the session ended", todo="try again")
+        what = f"a handler failed: {type(error).__name__}"
     if not isinstance(fault, LinkLost):
-        publish(events.Trouble(code=fault.code, what=fault.what))
+        publish(events.Trouble(code=fault.code, what=what))
     trailing = ((faults.METADATA, faults.pack(fault)),)
     await context.abort(grpc.StatusCode[fault.grpc_status], fault.what, trailing)
 
@@ -477,10 +514,8 @@ def _without_tokenizer(model: ModelDescription) -> ModelDescription:
     return replace(model, tokenizer_json=b"")
 
 
-def _this_task() -> asyncio.Task[Any]:
-    task = asyncio.current_task()
-    assert task is not None
-    return task
+def _loop() -> asyncio.AbstractEventLoop:
+    return asyncio.get_running_loop()
 
 
 def _now_us() -> int:

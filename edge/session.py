@@ -246,6 +246,8 @@ class Request:
             if peer.known and not peer.serves(self.job.model):
                 continue
             self.fence += 1
+            # Before the cloud may know it: after a crash the next one must be higher.
+            self._keep(Fenced(self.fence, self.numeric_class))
             try:
                 wire, opened = await self.link.open(peer, self._open_message())
             except ELSEWHERE as error:
@@ -397,9 +399,10 @@ class Request:
         self.totals.bytes_up += wire.bytes_up
         self.totals.bytes_down += wire.bytes_down
         try:
-            if wire.conversation.open_choices and not wire.call.done():
+            if not wire.call.done():
                 async with asyncio.timeout(CLOSING_S):
-                    await wire.send(Close())
+                    if wire.conversation.open_choices:
+                        await wire.send(Close())
                     await wire.call.done_writing()
         except (OutriderError, asyncio.InvalidStateError, TimeoutError):
             pass
@@ -410,7 +413,7 @@ class Request:
 
     def _take_other_class(self, error: HandshakeRefused) -> bool:
         """Go on under another numeric class, labelled, unless the request forbids it."""
-        if not self.numeric_class or self.job.exact_required:
+        if not self.numeric_class or self.job.exact_required or "fence" in error.what:
             return False
         self.numeric_class = ""
         self._note_class_change()
