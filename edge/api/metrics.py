@@ -97,10 +97,11 @@ class Metrics:
         elif isinstance(event, Token):
             self._tokens.labels(models.get(event.choice, ""), event.source).inc()
         elif isinstance(event, Done):
-            self._done(event, models.get(event.choice, ""))
+            self._ended.labels(event.finish_reason).inc()
+            if event.choice in models:
+                self._done(event, models[event.choice])
 
     def _done(self, done: Done, model: str) -> None:
-        self._ended.labels(done.finish_reason).inc()
         self._drafts.labels(model).inc(done.speculation.num_spec_steps)
         self._drafted.labels(model).inc(done.speculation.num_draft_tokens)
         self._accepted.labels(model).inc(done.speculation.num_accepted_draft_tokens)
@@ -110,6 +111,11 @@ class Metrics:
         self._down.inc(done.bytes_down)
         if done.mixed_from is not None:
             self._mixed.labels(model).inc()
+        if done.finish_reason in ("stop", "length"):
+            self._took(done, model)
+
+    def _took(self, done: Done, model: str) -> None:
+        """Times of answers that came to their end."""
         self._ttft.labels(model).observe(done.ttft_ms / 1000.0)
         self._whole.labels(model).observe(done.total_ms / 1000.0)
         if done.completion_tokens > 1:

@@ -224,3 +224,16 @@ def test_metrics_count_what_was_said() -> None:
         'outrider_http_requests_total{route="/v1/completions",status="400"} 1.0',
     ):
         assert line in page.split("\n")
+
+
+def test_an_answer_that_never_began_has_no_times() -> None:
+    async def run() -> str:
+        script: list[Step] = [done(0, reason="error", error="invalid_request")]
+        transport = httpx2.ASGITransport(app=build(ScriptedEdge(script)))
+        async with httpx2.AsyncClient(transport=transport, base_url=BASE) as client:
+            await client.post("/v1/completions", json={"prompt": "x"})
+            return (await client.get("/metrics")).text
+
+    page = asyncio.run(run())
+    assert 'outrider_answers_total{reason="error"} 1.0' in page
+    assert "model_name=" not in page
