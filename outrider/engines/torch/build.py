@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -20,7 +21,7 @@ from outrider.errors import ConfigError, EngineFull, ModelCorrupt, ModelUnsuppor
 from outrider.models import vocabulary
 from outrider.models.config import ModelConfig, load_config
 from outrider.models.source import ModelFiles, resolve
-from outrider.models.weights import Weights
+from outrider.models.weights import Weights, expected
 
 OPTIONS: tuple[str, ...] = ()
 
@@ -51,7 +52,9 @@ def build(spec: EngineSpec) -> TorchEngine:
 
     with torch.inference_mode(), _memory_errors():
         cache = Cache(config, max(spec.max_slots + 1, SLOTS), context, device, dtype)
-        runner, finding = settle(load, kinds(device, dtype), spec.numerics, cache, size)
+        parameters = sum(math.prod(shape) for shape in expected(config).values())
+        ways = kinds(device, dtype)
+        runner, finding = settle(load, ways, spec.numerics, cache, size, parameters)
     identity = Identity(files.name, files.digest, digest)
     return TorchEngine(spec, identity, runner, finding)
 

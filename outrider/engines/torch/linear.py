@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-Kind = Literal["packed", "plain", "sized"]
-"""`sized`: packed where the weight is large; the fastest, with row counts told apart."""
+Kind = Literal["packed", "plain", "both"]
+"""`both`: the library's own for one row, packed for more; fastest, and twice the memory."""
 
 
 class Linear(Protocol):
@@ -55,13 +55,29 @@ class PackedLinear:
         return found
 
 
+class BothLinear:
+    """Whichever is faster for the number of rows; their bits differ."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        self._one = PlainLinear(weight, bias)
+        self._more = PackedLinear(weight, bias)
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        return self._one(rows) if len(rows) == 1 else self._more(rows)
+
+
 def kinds(device: torch.device, dtype: torch.dtype) -> tuple[Kind, ...]:
-    """What this torch offers here, fastest first."""
+    """What this torch offers here for exact numerics, the cheaper first."""
     return ("packed", "plain") if _packs(device, dtype) else ("plain",)
 
 
-_LARGE = 2**19
-"""Elements from which a packed weight is faster for a single row."""
+_MOST_TWICE = 2**29
+"""Parameters up to which plain numerics keep the weights twice."""
+
+
+def fastest(kinds: tuple[Kind, ...], parameters: int) -> Kind:
+    """For plain numerics."""
+    return "both" if "packed" in kinds and parameters <= _MOST_TWICE else "plain"
 
 
 def maker(kind: Kind) -> MakeLinear:
@@ -69,13 +85,9 @@ def maker(kind: Kind) -> MakeLinear:
     makers: dict[Kind, MakeLinear] = {
         "packed": PackedLinear,
         "plain": PlainLinear,
-        "sized": _sized,
+        "both": BothLinear,
     }
     return makers[kind]
-
-
-def _sized(weight: Tensor, bias: Tensor | None) -> Linear:
-    return PackedLinear(weight, bias) if weight.numel() >= _LARGE else PlainLinear(weight, bias)
 
 
 def _packs(device: torch.device, dtype: torch.dtype) -> bool:

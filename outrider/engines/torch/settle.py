@@ -11,7 +11,7 @@ from outrider.engines.torch.attention import blocked, joined
 from outrider.engines.torch.batch import Padding
 from outrider.engines.torch.cache import Cache
 from outrider.engines.torch.decoder import Decoder
-from outrider.engines.torch.linear import Kind, Linear
+from outrider.engines.torch.linear import Kind, Linear, fastest
 from outrider.engines.torch.probe import Finding, fingerprint, regroups
 from outrider.engines.torch.runner import Runner, Way
 
@@ -29,7 +29,12 @@ Load = Callable[[Kind], Decoder]
 
 
 def settle(
-    load: Load, kinds: tuple[Kind, ...], numerics: Numerics, cache: Cache, vocabulary_size: int
+    load: Load,
+    kinds: tuple[Kind, ...],
+    numerics: Numerics,
+    cache: Cache,
+    vocabulary_size: int,
+    parameters: int,
 ) -> tuple[Runner, Finding]:
     """A runner, and what the probe found under its way. The order of trial is fixed, never
     measured: two machines of one make settle on the same way, and so on one numeric class."""
@@ -41,7 +46,7 @@ def settle(
                 if _holds(decoder, cache, way, vocabulary_size):
                     return _found(decoder, cache, way, vocabulary_size, "exact")
             del decoder
-    way = Way("sized" if "packed" in kinds else "plain", joined, Padding())
+    way = Way(fastest(kinds, parameters), joined, Padding())
     return _found(load(way.kind), cache, way, vocabulary_size, "plain")
 
 
