@@ -53,7 +53,6 @@ SILENCE_S = 2.5
 """Nothing for this long from a cloud that announced 1000 ms heartbeats: it is lost."""
 BACKOFF_S = (0.25, 4.0)
 """First and longest pause before a cloud is tried again; each has up to half of it on top."""
-STATUS_S = 0.2
 LEAST_PAUSE_S = 0.1
 RTT_FADE = 0.7
 OPTIONS: tuple[tuple[str, int], ...] = (
@@ -169,8 +168,10 @@ def _looked_at(task: asyncio.Task[Any]) -> None:
 
 
 async def reason(call: Any) -> OutriderError:
-    """The typed error of a call that failed; what carries none is the network's fault."""
-    await _status(call)
+    """The typed error of a call that failed; what carries none is the network's fault.
+
+    gRPC forgets the status of a stream that ended while a message was being written on it.
+    """
     code, trailing = await call.code(), await call.trailing_metadata()
     for key, value in trailing or ():
         if key == faults.METADATA and isinstance(value, bytes):
@@ -179,15 +180,6 @@ async def reason(call: Any) -> OutriderError:
     if code is grpc.StatusCode.UNAVAILABLE:
         return CloudUnreachable("the cloud can not be reached", why=detail)
     return LinkLost("the link to the cloud broke", why=detail)
-
-
-async def _status(call: Any) -> None:
-    """Until the far side's own status is there: a write that met the end of a stream puts
-    gRPC's "Internal error from Core" in its place at first."""
-    for _ in range(int(STATUS_S / 0.01)):
-        if "from Core" not in (await call.details() or ""):
-            return
-        await asyncio.sleep(0.01)
 
 
 @dataclass(slots=True)

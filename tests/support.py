@@ -106,7 +106,7 @@ class CloudUnderTest:
         async with asyncio.timeout(PATIENCE_S):
             while (await self.verifier.engine.statistics()).slots_open:
                 await asyncio.sleep(0.005)
-        assert not self.running.cloud.streams
+        await until(lambda: not self.running.cloud.streams, "streams end")
 
     def opened(self) -> list[events.SessionOpened]:
         return [e for e in self.published if isinstance(e, events.SessionOpened)]

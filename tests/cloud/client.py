@@ -9,7 +9,6 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from outrider.edge.link import reason
 from outrider.engines.fake import vocabulary
 from outrider.errors import OutriderError
 from outrider.protocol import codec, faults
@@ -59,7 +58,6 @@ class Refused(Exception):
 
 
 async def refused(call: Any) -> Refused:
-    await reason(call)
     trailing = await call.trailing_metadata()
     packed = [value for key, value in trailing or () if key == faults.METADATA]
     error = faults.unpack(packed[0]) if packed else None
@@ -121,6 +119,11 @@ class Stream:
         """Read, without acknowledging, until so many tokens came."""
         while len(self.tokens[choice]) < count:
             assert await self.receive() is not None
+
+    async def listen(self) -> None:
+        """Read without a word, so that nothing stands between us and how the stream ends."""
+        while await self.receive() is not None:
+            pass
 
     async def to_the_end(self) -> None:
         while (message := await self.receive()) is not None:

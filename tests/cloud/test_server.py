@@ -247,7 +247,7 @@ def test_garbage_in_a_session_ends_its_stream_alone(at: Place) -> None:
         await bad.until(1)
         await bad.call.write(b"\xff\xff\xff")
         with pytest.raises(Refused) as found:
-            await bad.to_the_end()
+            await bad.listen()
         assert isinstance(found.value.error, RemoteProtocolError)
         await good.to_the_end()
         assert good.ids() == own(good)
@@ -271,7 +271,7 @@ def test_a_hint_that_can_not_be_ends_its_stream(
         stream = await at.client.open(opening())
         await stream.send(hint)
         with pytest.raises(Refused) as found:
-            await stream.to_the_end()
+            await stream.listen()
         assert isinstance(found.value.error, kind)
         await whole(at.client)
 
@@ -388,7 +388,7 @@ def test_a_higher_fence_takes_the_session_over_and_the_older_stream_ends(at: Pla
         new = await at.client.open(opening(fence=2, choices=(ChoiceOpen(0, old.ids()[:5]),)))
         assert new.opened is not None and new.opened.resumed
         with pytest.raises(Refused) as ended:
-            await old.to_the_end()
+            await old.listen()
         assert isinstance(ended.value.error, HandshakeRefused)
         assert "edge has 1, cloud has 2" in ended.value.error.why
         await new.to_the_end()
@@ -406,7 +406,7 @@ def test_each_takeover_ends_the_one_before(at: Place) -> None:
             streams.append(await at.client.open(opening(fence=fence, choices=(ChoiceOpen(0, ()),))))
         for old in streams[:-1]:
             with pytest.raises(Refused):
-                await old.to_the_end()
+                await old.listen()
         await streams[-1].to_the_end()
         assert streams[-1].ids() == own(streams[-1])
 
