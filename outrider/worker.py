@@ -174,14 +174,7 @@ class EngineProcess:
     @classmethod
     async def start(cls, spec: EngineSpec) -> EngineProcess:
         """Spawn and load; raises what loading raised."""
-        ours, theirs = socket.socketpair()
-        child = subprocess.Popen(
-            [sys.executable, "-m", "outrider.worker", str(theirs.fileno())],
-            pass_fds=[theirs.fileno()],
-            stdin=subprocess.DEVNULL,
-            stdout=sys.stderr.fileno() if _has_fileno(sys.stderr) else subprocess.DEVNULL,
-        )
-        theirs.close()
+        child, ours = _spawn()
         reader, writer = await asyncio.open_connection(sock=ours, limit=1 << 26)
         process = cls(child, reader, writer)
         try:
@@ -275,6 +268,22 @@ class EngineProcess:
     @property
     def alive(self) -> bool:
         return self._gone is None and self._child.poll() is None
+
+
+def _spawn() -> tuple[subprocess.Popen[bytes], socket.socket]:
+    """A child that serves one end of a socket pair, and the other end.
+
+    What libraries print to its standard output goes to our standard error.
+    """
+    ours, theirs = socket.socketpair()
+    with theirs:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "outrider.worker", str(theirs.fileno())],
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            stdout=sys.stderr.fileno() if _has_fileno(sys.stderr) else subprocess.DEVNULL,
+        )
+    return child, ours
 
 
 def _has_fileno(stream: Any) -> bool:
