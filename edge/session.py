@@ -287,7 +287,9 @@ class Request:
 
     def _opened(self, opened: Opened, peer: Peer) -> None:
         self._started(exact=opened.exact, numeric_class=opened.numeric_class)
-        if self.announced not in ("", opened.numeric_class) and not self.numeric_class:
+        fresh = not self.numeric_class and not self.class_changed_at
+        if fresh and self.announced not in ("", opened.numeric_class):
+            # The cloud is not the one any more that the request was chosen by.
             self._note_class_change()
         self.exact = opened.exact
         self.numeric_class = opened.numeric_class
@@ -440,7 +442,7 @@ class Request:
             patience_s *= RETRACT_PATIENCE
             self._go_provisional()
         deadline = self.clock() + patience_s
-        while not await self._cloud_is_back(deadline):
+        while not await self._cloud_is_back(deadline, shows=local and job.retract):
             if self.clock() < deadline:
                 continue
             if job.fallback == "error":
@@ -477,7 +479,7 @@ class Request:
             return True
         return all(answer.done or answer.shown_reason is not None for answer in self.answers)
 
-    async def _cloud_is_back(self, deadline: float) -> bool:
+    async def _cloud_is_back(self, deadline: float, *, shows: bool) -> bool:
         """Wait for a cloud or the deadline, and show what the small model says meanwhile."""
         assert self.link is not None
         self.transcript.add(Waiting(reason="reconnecting"))
@@ -485,9 +487,8 @@ class Request:
         found.add_done_callback(lambda _: self._kick.set())
         try:
             while self.clock() < deadline and not found.done():
-                if self.job.retract:
-                    for answer in self.answers:
-                        answer.show()
+                for answer in self.answers if shows else ():
+                    answer.show()
                 await self._pause(min(0.05, max(0.0, deadline - self.clock())))
             return found.done()
         finally:
