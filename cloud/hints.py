@@ -31,10 +31,11 @@ class Acceptance:
         self.held[depth] = self.held[depth] * self.fade + (1.0 if equal else 0.0)
 
     def rate(self, depth: int) -> float:
-        """P(equal | all before were), leaning to the shallower depths and to 0.6 while unknown."""
+        """P(equal | all before were); what is unknown counts as one try at the shallower depth's
+        rate, at the first depth 0.6, so that a bad drafter is known by its first few hints."""
         prior = 0.6 if depth == 0 else self.rate(min(depth, 4) - 1)
         depth = min(depth, DEPTHS - 1)
-        return (self.held[depth] + 2.0 * prior) / (self.tried[depth] + 2.0)
+        return (self.held[depth] + prior) / (self.tried[depth] + 1.0)
 
     def expected(self, rows: int) -> float:
         """Expected accepted tokens of `rows` hint rows: the sum of products of rates."""

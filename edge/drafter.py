@@ -16,8 +16,9 @@ from outrider.errors import EngineFull
 from outrider.protocol.sampling import Sampling
 from outrider.worker import EngineThread
 
-BURST = 4
-"""Tokens drafted in one visit to the engine's thread, at most."""
+BURST = 8
+"""Tokens drafted in one visit to the engine's thread, at most: what one hint holds, so that a
+committer that waits gets all of it at once."""
 PREFILL_ROWS = 64
 """Rows of a long prompt per pass, so that other lanes wait for no more than that."""
 
