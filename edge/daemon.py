@@ -215,7 +215,7 @@ class Daemon:
         if wanted == "draft" and not fits:
             raise InvalidRequest(
                 "there is no draft model of the target's vocabulary",
-                param="placement",
+                param="outrider.placement",
                 why=_vocabularies(self.small, description),
                 effect="the request was not started",
                 todo="start the edge with a --draft that fits (outrider fit), or ask for `cloud`",
@@ -245,14 +245,14 @@ class Daemon:
         if self.small is None or self.small.served is None:
             raise InvalidRequest(
                 "there is no model on this device that could answer",
-                param="placement",
+                param="outrider.placement",
                 effect="the request was not started",
                 todo="start the edge with --draft PATH, a model",
             )
         if request.exact_required:
             raise InvalidRequest(
                 "an answer of the small model is not the target's",
-                param="exact",
+                param="outrider.exact",
                 effect="the request was not started",
                 todo="ask for another placement, or do not require exactness",
             )
@@ -329,7 +329,12 @@ class Daemon:
     def _checked(self, ids: tuple[int, ...], served: Served) -> tuple[int, ...]:
         size = len(served.vocabulary)
         if any(not 0 <= token < size for token in ids):
-            raise InvalidRequest(f"a token id lies outside 0 to {size - 1}", param="prompt")
+            raise InvalidRequest(
+                f"a token id lies outside 0 to {size - 1}",
+                param="prompt",
+                effect="the request was not started",
+                todo="send ids of the target's own vocabulary, or text",
+            )
         if not ids:
             start = served.vocabulary.bos
             if start is None:
@@ -432,6 +437,13 @@ class Daemon:
         if served is None:
             raise NotFound("there is no such model", param="model")
         return served
+
+    def ready(self) -> bool:
+        """Whether a request that asks for nothing special would be answered now: a cloud is
+        connected, or the small model answers while none is."""
+        speaks = self.small is not None and self.small.served is not None
+        alone = self.options.fallback == "local" or self.options.placement == "edge"
+        return (speaks and alone) or any(p.known and not p.failures for p in self.link.peers)
 
     def models(self) -> tuple[ModelCard, ...]:
         cards: dict[str, ModelCard] = {}

@@ -57,7 +57,7 @@ async def start(options: EdgeOptions, stack: AsyncExitStack) -> Running:
     small, later = await _small(options, stack, fanout.publish)
     daemon = Daemon(options, link, small, fanout, lag, small_for=later)
     stack.push_async_callback(daemon.close)
-    server = ApiServer(build_api(daemon, _settings(options), events=fanout))
+    server = ApiServer(build_api(daemon, _settings(options), events=fanout, ready=daemon.ready))
     await server.start(options.listen.host, options.listen.port)
     stack.push_async_callback(server.stop)
     daemon.listen = server.url

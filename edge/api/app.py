@@ -49,7 +49,8 @@ def build(
     timeout: Timeout = asyncio.timeout,
     now: Callable[[], float] = unix_seconds,
 ) -> Starlette:
-    """The application. `ready` says whether models are loaded; until then `/health` is 503."""
+    """The application. `ready` says whether a plain request would be answered now; while it
+    would not, `/health` is 503."""
     settings = settings or ApiSettings()
     context = Context(service, settings, Metrics(), events, ready, timeout, now)
     house = House(context)
@@ -105,7 +106,14 @@ class House:
     async def health(self, request: Request) -> Response:
         if self._context.ready():
             return Response(b'{"status":"ok"}', media_type="application/json")
-        return respond(LinkError("the daemon is loading its models", todo="ask again shortly"))
+        return respond(
+            LinkError(
+                "nothing can answer yet",
+                why="no cloud is connected, and the small model may not answer alone",
+                effect="requests wait or fail until a cloud is there",
+                todo="start the cloud, or the edge with --fallback local and a --draft model",
+            )
+        )
 
     async def metrics(self, request: Request) -> Response:
         page = self._context.metrics.text(self._context.service)

@@ -21,11 +21,17 @@ def decode(body: bytes) -> dict[str, Any]:
     try:
         found = json.loads(body.decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        why = str(error) if isinstance(error, json.JSONDecodeError) else "it is not UTF-8 JSON"
+        why = _why(error)
         raise InvalidRequest("the body is not JSON", why=why, effect=_NOTHING) from None
     if not isinstance(found, dict):
         raise InvalidRequest("the body must be a JSON object", effect=_NOTHING)
     return found
+
+
+def _why(error: ValueError | RecursionError) -> str:
+    if isinstance(error, RecursionError):
+        return "it is nested too deep"
+    return str(error) if isinstance(error, json.JSONDecodeError) else "it is not UTF-8"
 
 
 def refuse(param: str, wanted: str, todo: str = "") -> InvalidRequest:

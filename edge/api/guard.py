@@ -68,7 +68,7 @@ class Guard:
     def _refusal(self, scope: Scope, headers: Headers) -> tuple[int, AccessDenied] | None:
         """403 for a wrong place, 401 for a wrong key."""
         if not self._settings.allows_host(hostname(headers.get("host", ""))):
-            return 403, _denied("this Host is not allowed", "add it to the allowed hosts")
+            return 403, _denied("this Host is not allowed", "start the edge with --allow-host NAME")
         if not self._allows_origin(headers):
             return 403, _denied("this Origin is not allowed", "add it to the allowed origins")
         preflight = scope["method"] == "OPTIONS"
