@@ -109,6 +109,11 @@ class SamplingParams:
             or self.frequency_penalty != 0.0
         )
 
+    @property
+    def plain(self) -> bool:
+        """Whether the choice is the argmax of the scores as they are."""
+        return self.temperature == 0.0 and not self.logit_bias and not self.penalised
+
 
 def _check(name: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high:
@@ -300,14 +305,28 @@ def _best(scaled: Floats, k: int) -> Ids:
 def finite(scores: NDArray[np.floating]) -> Floats:
     """Float64 copy of one row of scores; NaN, +inf or nothing above -inf raise `EngineFailed`."""
     wide = scores.astype(np.float64)
-    best = wide.max() if len(wide) else -np.inf
-    if not math.isfinite(float(best)):
-        raise EngineFailed(
-            "the model gave scores that are not finite",
-            why="a NaN or an infinity came out of the last layer",
-            effect="the token was not chosen",
-        )
+    if not len(wide) or not math.isfinite(wide.max()):
+        raise _not_finite()
     return wide
+
+
+def best(scores: NDArray[np.floating]) -> int:
+    """The plain choice, see `SamplingParams.plain`, from one row of unprocessed scores.
+
+    Raises as `finite` does: numpy takes a NaN for the largest value of a row.
+    """
+    found = int(scores.argmax()) if len(scores) else 0
+    if not len(scores) or not math.isfinite(scores[found]):
+        raise _not_finite()
+    return found
+
+
+def _not_finite() -> EngineFailed:
+    return EngineFailed(
+        "the model gave scores that are not finite",
+        why="a NaN or an infinity came out of the last layer",
+        effect="the token was not chosen",
+    )
 
 
 # --- the choice --------------------------------------------------------------------------------

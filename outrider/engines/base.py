@@ -72,20 +72,17 @@ class BaseEngine(ABC):
             return []
         for span in spans:
             self.rewind(span.slot, span.base)
-        picked = self._run(spans)
-        for span in spans:
-            self._slots[span.slot].tokens.extend(span.tokens)
-        self._passes += 1
-        self._rows += sum(len(span.tokens) for span in spans)
-        return picked
-
-    def _run(self, spans: Sequence[Span]) -> list[Picked]:
         try:
-            return self._pass(spans)
+            picked = self._pass(spans)
         except BaseException:
             for span in spans:
                 self._cut(span.slot, span.base)
             raise
+        for span in spans:
+            self._slots[span.slot].tokens += span.tokens
+            self._rows += len(span.tokens)
+        self._passes += 1
+        return picked
 
     def submit(self, spans: Sequence[Span]) -> int:
         self._issued += 1

@@ -14,6 +14,7 @@ from outrider.protocol.sampling import (
     GREEDY,
     Sampling,
     Tally,
+    best,
     choose,
     logprobs,
     prepare,
@@ -30,6 +31,11 @@ class Slot:
     number: int
     sampling: Sampling
     tokens: list[int] = field(default_factory=list)
+    plain: bool = field(init=False)
+    """Whether choices are the argmax of the scores as they are."""
+
+    def __post_init__(self) -> None:
+        self.plain = self.sampling.params.plain
 
 
 class Slots:
@@ -77,43 +83,43 @@ class Slots:
 
 def check_pass(spans: Sequence[Span], slots: Slots, info: EngineInfo) -> None:
     """Refuse a pass that can not run, before any slot changes."""
-    numbers = [span.slot for span in spans]
-    if len(set(numbers)) != len(numbers):
+    if len(spans) > 1 and len({span.slot for span in spans}) != len(spans):
         raise LocalProtocolError("a slot stands twice in one pass")
-    if sum(len(span.tokens) for span in spans) > info.max_rows:
+    rows = 0
+    for span in spans:
+        rows += len(span.tokens)
+    if rows > info.max_rows:
         raise LocalProtocolError(f"a pass holds at most {info.max_rows} rows")
     for span in spans:
         _check_span(span, slots[span.slot], info)
 
 
 def _check_span(span: Span, slot: Slot, info: EngineInfo) -> None:
-    if not 0 <= span.base <= len(slot.tokens):
-        raise LocalProtocolError(
-            f"base {span.base} lies beyond the slot's {len(slot.tokens)} tokens"
-        )
-    if not span.tokens or not 0 <= span.first < len(span.tokens):
+    tokens, base = span.tokens, span.base
+    if not 0 <= base <= len(slot.tokens):
+        raise LocalProtocolError(f"base {base} lies beyond the slot's {len(slot.tokens)} tokens")
+    if not 0 <= span.first < len(tokens):
         raise LocalProtocolError("a span needs a row, and one that gives a choice")
-    if span.base + len(span.tokens) > info.context:
+    if base + len(tokens) > info.context:
         raise ContextExceeded(
-            f"{span.base + len(span.tokens)} tokens do not fit the context of {info.context}",
+            f"{base + len(tokens)} tokens do not fit the context of {info.context}",
             effect="the pass was not run",
             todo="shorten the prompt or the answer",
         )
-    if min(span.tokens) < 0 or max(span.tokens) >= info.vocabulary_size:
+    if min(tokens) < 0 or max(tokens) >= info.vocabulary_size:
         raise InvalidRequest(
             f"a token id lies outside 0 to {info.vocabulary_size - 1}", param="prompt"
         )
-    _check_tree(span, info)
+    if span.parents is not None:
+        _check_tree(span, span.parents, info)
 
 
-def _check_tree(span: Span, info: EngineInfo) -> None:
-    if span.parents is None:
-        return
+def _check_tree(span: Span, parents: Sequence[int | None], info: EngineInfo) -> None:
     if not info.trees:
         raise LocalProtocolError(f"engine {info.engine} takes chains only")
-    if len(span.parents) != len(span.tokens):
+    if len(parents) != len(span.tokens):
         raise LocalProtocolError("a tree names one parent per row")
-    if any(parent is not None and not 0 <= parent < i for i, parent in enumerate(span.parents)):
+    if any(parent is not None and not 0 <= parent < i for i, parent in enumerate(parents)):
         raise LocalProtocolError("a row's parent must come before it")
 
 
@@ -134,22 +140,38 @@ def pick(span: Span, slot: Slot, scores: NDArray[np.floating]) -> Picked:
 
     `scores`: unprocessed, shape [rows from first on, vocabulary_size].
     """
-    rows = range(span.first, len(span.tokens))
-    prepared = [_prepared(span, slot, row, scores[row - span.first]) for row in rows]
-    depths = [len(path_to(span, row)) for row in rows] if span.parents else [r + 1 for r in rows]
-    places = [span.base + depth for depth in depths]
+    if slot.plain and span.want != "children":
+        ids = (best(scores[0]),) if len(scores) == 1 else tuple(best(row) for row in scores)
+        return Picked(ids) if span.want == "ids" else _with_more(span, ids, scores)
+    prepared, places = _rows(span, slot, scores)
     ids = tuple(choose(p, slot.sampling, at) for p, at in zip(prepared, places, strict=True))
-    if span.want == "logprobs":
-        found = tuple(logprobs(scores[i], ids[i], span.top_n) for i in range(len(ids)))
-        return Picked(ids, logprobs=found)
     if span.want == "children":
         pairs = zip(prepared, places, strict=True)
         return Picked(
             ids, children=tuple(rank(p, slot.sampling, at, span.top_n) for p, at in pairs)
         )
+    return _with_more(span, ids, scores)
+
+
+def _with_more(span: Span, ids: tuple[int, ...], scores: NDArray[np.floating]) -> Picked:
+    """What is asked for beside the choice and is made of unprocessed scores."""
+    if span.want == "logprobs":
+        found = tuple(logprobs(scores[i], ids[i], span.top_n) for i in range(len(ids)))
+        return Picked(ids, logprobs=found)
     if span.want == "scores":
         return Picked(ids, scores=scores.astype(np.float32))
     return Picked(ids)
+
+
+def _rows(
+    span: Span, slot: Slot, scores: NDArray[np.floating]
+) -> tuple[list[NDArray[np.float64]], list[int]]:
+    """Of each row the penalised scores, and the position of its choice."""
+    rows = range(span.first, len(span.tokens))
+    prepared = [_prepared(span, slot, row, scores[row - span.first]) for row in rows]
+    if span.parents is None:
+        return prepared, [span.base + row + 1 for row in rows]
+    return prepared, [span.base + len(path_to(span, row)) for row in rows]
 
 
 def _prepared(

@@ -21,6 +21,10 @@ from outrider.errors import ConfigError, EngineFailed, ModelUnsupported
 lib: Any = llama_cpp.llama_cpp
 """Untyped on purpose: its declarations wrap plain numbers in ctypes."""
 
+_logits_address: Any = lib._lib["llama_get_logits"]
+"""The function once more, for its plain address: a typed pointer costs as much as a small layer."""
+_logits_address.argtypes, _logits_address.restype = [ctypes.c_void_p], ctypes.c_void_p
+
 KV_F16, KV_F32 = lib.GGML_TYPE_F16, lib.GGML_TYPE_F32
 _ERROR = 4
 _errors: deque[str] = deque(maxlen=3)
@@ -143,24 +147,34 @@ class Context:
             self.close()
             raise EngineFailed(f"llama.cpp made a smaller context for {name} than was asked for")
         self._batch = Batch(self.rows, settings.sequences)
+        self._address: int | None = 0
+        self._view = np.empty((0, self.size), dtype=np.float32)
+        """The last scores, and where they lie: a view costs more to make than to keep."""
 
-    def decode(self, rows: Rows) -> NDArray[np.float32]:
+    def decode(self, rows: Rows, tokens: list[int], positions: list[int]) -> NDArray[np.float32]:
         """Append rows; the scores of those wanted, [wanted, size], valid until the next call.
 
         Raises EngineFailed; the KV of the sequences is then undefined beyond the rows' start.
         """
-        code = lib.llama_decode(self._pointer, self._batch.filled(rows))
+        code = lib.llama_decode(self._pointer, self._batch.filled(rows, tokens, positions))
         if code != 0:
             raise EngineFailed(
                 "llama.cpp could not run the pass",
                 why=f"code {code}: {_reason()}",
                 effect="no token was chosen",
             )
-        wanted = int(np.count_nonzero(rows.wanted))
-        pointer = lib.llama_get_logits(self._pointer)
-        if not pointer:
+        address = _logits_address(self._pointer)
+        if address != self._address or rows.count != len(self._view):
+            self._view = self._viewed(address, rows.count)
+            self._address = address
+        return self._view
+
+    def _viewed(self, address: int | None, count: int) -> NDArray[np.float32]:
+        """llama.cpp's own memory, which may move from one decode to the next."""
+        if not address:
             raise EngineFailed("llama.cpp gave no scores", effect="no token was chosen")
-        return np.ctypeslib.as_array(pointer, shape=(wanted, self.size))
+        pointer = ctypes.cast(address, ctypes.POINTER(ctypes.c_float))
+        return np.ctypeslib.as_array(pointer, shape=(count, self.size))
 
     def cut(self, sequence: int, length: int) -> None:
         """Forget a sequence's tokens from `length` on."""
@@ -212,48 +226,52 @@ def _parameters(settings: Settings) -> Any:
     return params
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Rows:
-    """One decode's rows, each array of the same length."""
+    """What one decode's rows are beside tokens and positions; arrays of the same length."""
 
-    tokens: NDArray[np.int32]
-    positions: NDArray[np.int32]
     sequences: NDArray[np.int64]
     wanted: NDArray[np.int8]
-    """1 where scores are asked for."""
+    """Not 0 where scores are asked for."""
+    count: int
+    """How many those are."""
 
 
 class Batch:
-    """A `llama_batch` over numpy memory, filled anew for each decode."""
+    """A `llama_batch` over our own memory, filled anew for each decode."""
 
     def __init__(self, rows: int, sequences: int) -> None:
-        self._tokens = np.zeros(rows, dtype=np.int32)
-        self._positions = np.zeros(rows, dtype=np.int32)
+        self._tokens: Any = (ctypes.c_int32 * rows)()
+        self._positions: Any = (ctypes.c_int32 * rows)()
         self._counts = np.ones(rows, dtype=np.int32)
         self._wanted = np.zeros(rows, dtype=np.int8)
         self._names = np.arange(sequences, dtype=np.int32)
         self._pointers = np.zeros(rows, dtype=np.uintp)
         self._base = self._names.ctypes.data
+        self._rows: Rows | None = None
+        """Whose marks and sequences stand in the arrays: a drafter's passes are all alike."""
         self._raw = lib.llama_batch(
             n_tokens=0,
-            token=_as(self._tokens, ctypes.c_int32),
+            token=self._tokens,
             embd=None,
-            pos=_as(self._positions, ctypes.c_int32),
+            pos=self._positions,
             n_seq_id=_as(self._counts, ctypes.c_int32),
             seq_id=_as(self._pointers, ctypes.POINTER(ctypes.c_int32)),
             logits=_as(self._wanted, ctypes.c_int8),
         )
 
-    def filled(self, rows: Rows) -> Any:
+    def filled(self, rows: Rows, tokens: list[int], positions: list[int]) -> Any:
         """The structure to pass by value; it points into this object."""
-        count = len(rows.tokens)
+        count = len(tokens)
         if count > len(self._tokens):
             raise EngineFailed(f"{count} rows do not fit a batch of {len(self._tokens)}")
-        self._tokens[:count] = rows.tokens
-        self._positions[:count] = rows.positions
-        self._wanted[:count] = rows.wanted
-        self._pointers[:count] = self._base + 4 * rows.sequences
-        self._raw.n_tokens = count
+        self._tokens[:count] = tokens
+        self._positions[:count] = positions
+        if rows is not self._rows:
+            self._wanted[:count] = rows.wanted
+            self._pointers[:count] = self._base + 4 * rows.sequences
+            self._raw.n_tokens = count
+            self._rows = rows
         return self._raw
 
 
