@@ -197,7 +197,7 @@ class Cloud:
         kept = verifier.sessions.get(key)
         if kept is not None and self._may_resume(kept, opening):
             await self._take_lease(key, lease)
-            resume(kept, opening)
+            resume(kept, opening, verifier)
             self._announce(kept, resumed=True)
             verifier.wake()
             return kept, True
@@ -441,8 +441,12 @@ def _agrees(kept: Session, opening: Open) -> bool:
     )
 
 
-def resume(session: Session, opening: Open) -> None:
+def resume(session: Session, opening: Open, verifier: Verifier) -> None:
     """Take the session up under the new fence, and send again what the device missed."""
+    wanted = {each.choice for each in opening.choices}
+    for number, choice in session.choices.items():
+        if number not in wanted:
+            verifier.leave(choice)
     session.open = opening
     session.attached = True
     while not session.outbox.empty():

@@ -16,7 +16,7 @@ from outrider.protocol.messages import (
     Open,
     Reason,
 )
-from outrider.protocol.sampling import Sampling
+from outrider.protocol.sampling import Sampling, TokenLogprobs
 from outrider.protocol.state import Ledger
 from outrider.protocol.stops import Cutter
 
@@ -46,6 +46,8 @@ class Choice:
     """When its last commit was made."""
     passed_over: int = 0
     """Passes that ran without it while it waited for a hint."""
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
+    """Of the tokens committed here, where they were asked for; for a device that missed some."""
     waited: bool = False
     """The last wait ended without a hint."""
     lag_s: float | None = None
@@ -84,8 +86,11 @@ class Choice:
         if self.window.live(len(self.committed)):
             self.waited = False
 
-    def settle(self, tokens: Sequence[int], now: float) -> None:
+    def settle(
+        self, tokens: Sequence[int], found: Sequence[TokenLogprobs] | None, now: float
+    ) -> None:
         """Tokens were committed: compare the hints with them."""
+        self.logprobs.extend(found or ())
         self.ledger.tokens.extend(tokens)
         self.window.settle(self.committed)
         self.settled_at = now
@@ -146,14 +151,23 @@ class Session:
     def replay(self, choice: Choice, known: int) -> list[Down]:
         """What a device that holds `known` committed tokens has missed."""
         slots = self.open.slots
-        fence = self.open.fence
-        missed: list[Down] = [
-            Commit(fence, choice.number, at, tuple(choice.committed[at : at + slots]))
-            for at in range(known, len(choice.committed), slots)
-        ]
+        ends = range(known, len(choice.committed), slots)
+        missed: list[Down] = [self._again(choice, at, at + slots) for at in ends]
         if choice.ledger.finished is not None:
             missed.append(finished(choice, choice.ledger.finished))
         return missed
+
+    def _again(self, choice: Choice, start: int, stop: int) -> Commit:
+        tokens = tuple(choice.committed[start:stop])
+        skipped = len(choice.committed) - len(choice.logprobs)
+        found = tuple(choice.logprobs[start - skipped : stop - skipped]) if start >= skipped else ()
+        return Commit(
+            self.open.fence,
+            choice.number,
+            start,
+            tokens,
+            logprobs=found if len(found) == len(tokens) else None,
+        )
 
 
 def finished(choice: Choice, reason: Reason) -> Finished:

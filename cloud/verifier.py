@@ -17,7 +17,7 @@ from outrider.cloud.session import Choice, Session, finished
 from outrider.engine import Picked, Span
 from outrider.errors import EngineFailed, EngineFull, OutriderError
 from outrider.protocol import events
-from outrider.protocol.messages import Commit, Down
+from outrider.protocol.messages import Commit, Down, Reason
 from outrider.testing import failpoints
 from outrider.worker import AsyncEngine
 
@@ -188,25 +188,7 @@ class Verifier:
         held = accepted(work.hints, found.ids)
         choice.filled = work.base + work.rows - len(work.hints) + held
         count, reason = choice.cutter.cut(found.ids[: held + 1])
-        now = self.clock()
-        choice.decoding_at = choice.decoding_at or now
-        position = len(choice.committed)
-        choice.settle(found.ids[:count], now)
-        choice.session.clear()
-        self.counts.committed += count
-        self.counts.accepted += held
-        commit = Commit(
-            choice.session.open.fence,
-            choice.number,
-            position,
-            found.ids[:count],
-            hint_rows=len(work.hints),
-            from_hints=min(held, count),
-            wish=self.scheduler.wish(choice),
-            rows=plan.rows,
-            step_us=int(step_ms * 1e3),
-            logprobs=found.logprobs[:count] if found.logprobs is not None else None,
-        )
+        commit = self._commit(work, found, held, count, plan.rows, step_ms)
         failpoints.hit("cloud.before_commit")
         messages: list[Down] = [commit]
         if reason is not None:
@@ -217,6 +199,31 @@ class Verifier:
         choice.session.emit(messages)
         if choice.session.done and choice.session.attached:
             self._end(choice.session, reason.name.lower() if reason else "")
+
+    def _commit(
+        self, work: Work, found: Picked, held: int, count: int, rows: int, step_ms: float
+    ) -> Commit:
+        """Commit `count` of the chosen tokens, `held` of which were hints; the message of it."""
+        choice, position, now = work.choice, len(work.choice.committed), self.clock()
+        tokens = found.ids[:count]
+        logprobs = found.logprobs[:count] if found.logprobs is not None else None
+        choice.decoding_at = choice.decoding_at or now
+        choice.settle(tokens, logprobs, now)
+        choice.session.clear()
+        self.counts.committed += count
+        self.counts.accepted += held
+        return Commit(
+            choice.session.open.fence,
+            choice.number,
+            position,
+            tokens,
+            hint_rows=len(work.hints),
+            from_hints=min(held, count),
+            wish=self.scheduler.wish(choice),
+            rows=rows,
+            step_us=int(step_ms * 1e3),
+            logprobs=logprobs,
+        )
 
     def _count(self, plan: Plan, step_ms: float) -> None:
         for choice in plan.held:
@@ -256,6 +263,12 @@ class Verifier:
             self._release(choice)
         self._end(session, reason)
         self._wake.set()
+
+    def leave(self, choice: Choice) -> None:
+        """The device wants nothing more of this one choice."""
+        if not choice.done:
+            choice.ledger.finished = Reason.CANCELLED
+            self._release(choice)
 
     def _end(self, session: Session, reason: str) -> None:
         if self.sessions.get(session.key) is not session:

@@ -167,7 +167,7 @@ def test_hints_never_reach_past_the_last_token_of_the_answer() -> None:
 def waiting(now: float = 0.0) -> Choice:
     """It has sent hints before, and has none now; its last commit was at `now`."""
     choice = hinted(decoding(), [200], now)
-    choice.settle([4], now)
+    choice.settle([4], None, now)
     choice.window.seen = 5
     choice.filled += 1
     assert not choice.window.live(5) and choice.window.received
