@@ -398,6 +398,36 @@ def test_a_higher_fence_takes_the_session_over_and_the_older_stream_ends(at: Pla
     at.run(main())
 
 
+def test_what_was_missed_comes_again_with_its_logprobs(at: Place) -> None:
+    async def main() -> None:
+        old = await at.client.open(opening(top_logprobs=2))
+        await old.until(16)
+        taken_over = opening(fence=2, top_logprobs=2, choices=(ChoiceOpen(0, old.ids()[:5]),))
+        new = await at.client.open(taken_over)
+        await new.to_the_end()
+        first = {c.position: c.logprobs for c in old.commits}
+        assert all(c.logprobs is not None and len(c.logprobs) == len(c.tokens) for c in new.commits)
+        again = new.commits[0]
+        assert again.position == 5 and again.logprobs is not None
+        single = first.get(5)
+        assert single is not None and again.logprobs[0] == single[0]
+
+    at.run(main())
+
+
+def test_a_choice_that_a_resume_leaves_out_is_over(at: Place) -> None:
+    async def main() -> None:
+        old = await at.client.open(opening(choices=(ChoiceOpen(0), ChoiceOpen(1))))
+        await old.until(4)
+        kept = ChoiceOpen(1, old.ids(1)[:2])
+        new = await at.client.open(opening(fence=2, choices=(kept,)))
+        await new.to_the_end()
+        assert {commit.choice for commit in new.commits} == {1}
+        assert set(new.finished) == {1}
+
+    at.run(main())
+
+
 def test_each_takeover_ends_the_one_before(at: Place) -> None:
     async def main() -> None:
         streams = [await at.client.open(opening())]
