@@ -79,6 +79,8 @@ CUTS = ("none", "reset", "black hole")
 FACTORS = ("target", "drafter", "link", "cut", "prompt", "sampling")
 FULL_CASES = 1728
 """With three targets and six drafters: 16 answers of every combination of a batch's factors."""
+CONTROL_SIZE = 4
+"""Answers at a time in the control: with few, most passes have a wrong hint to look at."""
 BATCH_S = 90.0
 """A batch that takes longer has hung; what is missing then is not identical."""
 NOTICE_S = 10.0
@@ -101,12 +103,10 @@ class Plan:
     prompts: tuple[str, ...]
     least: int
     """Cases in exact mode; whole batches are run."""
-    control_batches: int
+    control_cases: int
     inexact_batches: int
     size: int = 16
     tokens: int = 40
-    control_tokens: int = 64
-    """Longer, so that an answer meets enough wrong hints."""
     leak_every: int = 100
     """Of wrong tokens that the control's rule compares, one in so many passes."""
     cuts: tuple[str, ...] = CUTS
@@ -458,25 +458,22 @@ class Bench:
 
     async def leaky(self) -> tuple[list[Outcome], Leak]:
         """The control: a cloud in this process whose acceptance rule leaks."""
-        plan = self.plan
+        plan = replace(self.plan, size=CONTROL_SIZE)
         leak = Leak(Random(plan.seed), plan.leak_every)
-        longer = Bench(replace(plan, tokens=plan.control_tokens), self.folder, self.stack)
-        longer.smalls = self.smalls
         rows = [("leaky", "hostile", "control", "none")]
-        batches = cases_of(plan, rows, plan.control_batches * plan.size)
+        batches = cases_of(plan, rows, plan.control_cases)
         setup = replace(
             plan.targets[plan.control],
-            trigger=f"wait:{WAIT_MS}",
+            trigger="wait:1000",
             runtime_dir=str(self.folder / "leaky"),
         )
-        known = await self.alone(plan.control, setup)
+        alone = await self.alone(plan.control, setup)
         async with AsyncExitStack() as stack:
             stack.enter_context(pricing(setup))
             stack.enter_context(patch.object(verifier, "accepted", leak.accepted))
             running = await cloud_main.start(setup.options(), stack)
             address = Address.parse(running.address, 0)
-            alone = replace(known, answers={})
-            outcomes = await longer.lane(address, 0.0, batches, alone)
+            outcomes = await self.lane(address, 0.0, batches, alone)
         return outcomes, leak
 
 
@@ -758,8 +755,6 @@ def plan_of(length: Length, seed: int, folder: Path) -> Plan:
     full = length == "full"
     first = next(iter(exact))
     return Plan(
-        tokens=40 if full else 32,
-        control_tokens=64 if full else 48,
         targets=exact if full else {first: exact[first]},
         inexact=inexact_targets(folder) if full else {},
         control=first,
@@ -768,7 +763,7 @@ def plan_of(length: Length, seed: int, folder: Path) -> Plan:
         links=LINKS,
         prompts=SNIPPETS if full else SNIPPETS[:8],
         least=FULL_CASES if full else 8 * 16,
-        control_batches=5 if full else 2,
+        control_cases=96 if full else 32,
         inexact_batches=3,
         seed=seed,
     )

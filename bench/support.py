@@ -133,7 +133,7 @@ def q4_0(folder: Path, model: str = "bundled:target") -> Path:
     params = llama_cpp.llama_model_quantize_default_params()
     params.ftype = llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_0
     failed = llama_cpp.llama_model_quantize(
-        str(given).encode(), str(path).encode(), ctypes.byref(params)
+        str(given).encode(), str(path).encode(), ctypes.pointer(params)
     )
     if failed:
         raise ModelUnsupported(f"llama.cpp could not convert {model} to Q4_0")

@@ -31,11 +31,10 @@ PLAN = Plan(
     cuts=("none", "reset"),
     prompts=("def main():", "import os", "class A:"),
     least=24,
-    control_batches=4,
+    control_cases=16,
     inexact_batches=1,
     size=4,
     tokens=32,
-    control_tokens=48,
     leak_every=2,
 )
 CASE = Case("fake", "fake", "free", "reset", "p", "greedy", 1)
