@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from difflib import get_close_matches
+from types import TracebackType
 from typing import Annotated
 
 from cyclopts import App, CycloptsError, Parameter
@@ -15,6 +17,8 @@ from outrider.cli import console
 from outrider.errors import DaemonUnreachable, InvalidRequest, OutriderError
 
 USAGE, INTERRUPTED = 2, 130
+DEBUG = "OUTRIDER_DEBUG"
+"""Set, it shows the trace of a bug."""
 
 QUICKSTART = """\
 No daemon runs here. To see it work:        outrider demo
@@ -51,8 +55,8 @@ def make() -> App:
         default_parameter=Parameter(negative=""),
         suppress_keyboard_interrupt=False,
     )
-    for verb, (place, text) in VERBS.items():
-        app.command(f"outrider.cli.{place}", name=verb, help=text)
+    for number, (verb, (place, text)) in enumerate(VERBS.items()):
+        app.command(f"outrider.cli.{place}", name=verb, help=text, sort_key=number)
     app.default(bare)
     return app
 
@@ -80,6 +84,7 @@ def _no_verb(word: str) -> InvalidRequest:
 def main(arguments: Sequence[str] | None = None) -> None:
     """The entry point; leaves with the exit code."""
     given = sys.argv[1:] if arguments is None else list(arguments)
+    sys.excepthook = _bug
     sys.exit(run(given))
 
 
@@ -104,10 +109,28 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _usage(error: CycloptsError) -> int:
-    console.complain(
-        OutriderError(str(error).strip(), todo="outrider --help, outrider VERB --help")
-    )
+    verb = " ".join(("outrider", *error.command_chain)) if error.command_chain else "outrider"
+    console.complain(OutriderError(str(error).strip(), todo=f"{verb} --help"))
     return USAGE
+
+
+def _bug(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """A failure of ours, in the form of all others; the interpreter then leaves with 1.
+
+    Its text stays out: it may hold a prompt."""
+    if os.environ.get(DEBUG):
+        sys.__excepthook__(kind, error, trace)
+        return
+    places = traceback.extract_tb(trace)
+    last = f"{os.path.basename(places[-1].filename)}:{places[-1].lineno}" if places else "unknown"
+    console.complain(
+        OutriderError(
+            f"outrider failed inside: {kind.__name__} at {last}",
+            why="a bug, not something you did",
+            effect="the verb was ended",
+            todo=f"{DEBUG}=1 shows the trace; please report it",
+        )
+    )
 
 
 def _failed(error: OutriderError, arguments: Sequence[str]) -> int:

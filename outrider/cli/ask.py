@@ -162,8 +162,11 @@ def _object(answer: Answer) -> dict[str, Any]:
 
 def _remarks(answer: Answer, *, verbose: bool) -> None:
     done = answer.choices[0].done
-    if answer.mixed:
-        console.warn(f"from token {answer.choices[0].mixed_from} on this is not the target's text")
+    mixed_from = answer.choices[0].mixed_from
+    if mixed_from == 0:
+        console.warn(f"{answer.model} alone wrote this: it is not the target's text")
+    elif mixed_from is not None:
+        console.warn(f"from token {mixed_from} on this is not the target's text")
     if not verbose:
         return
     rate = answer.acceptance_rate

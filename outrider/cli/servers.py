@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from outrider.cli import console
 from outrider.errors import EngineMissing
 from outrider.options import (
     CLOUD_PORT,
@@ -91,7 +92,11 @@ def cloud(
         runtime_dir=runtime_dir,
         ready_file=ready_file,
     )
-    return _serve_cloud()(options)
+    serve = _serve_cloud()
+    # The port's failure is told as an error of ours; gRPC's own log line would stand before it.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    console.note(f"loading {', '.join(model.path for model in options.models)}")
+    return serve(options)
 
 
 def edge(
@@ -167,7 +172,11 @@ def edge(
         runtime_dir=runtime_dir,
         ready_file=ready_file,
     )
-    return _serve_edge()(options)
+    serve = _serve_edge()
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    if options.draft not in ("none", "ngram"):
+        console.note(f"loading {options.draft}")
+    return serve(options)
 
 
 def _serve_cloud() -> Callable[[CloudOptions], int]:

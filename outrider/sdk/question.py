@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any, Literal, TypedDict
 
+from outrider.errors import InvalidRequest
 from outrider.protocol.status import Fallback, Placement
 
 Prompt = str | Sequence[int]
@@ -53,10 +55,35 @@ _OURS = ("placement", "fallback", "exact", "retract")
 def of_prompt(prompt: Prompt, options: Options) -> dict[str, Any]:
     """The body of a completion."""
     body = _body(options)
-    body["prompt"] = prompt if isinstance(prompt, str) else list(prompt)
+    body["prompt"] = prompt if isinstance(prompt, str) else _ids(prompt)
     if "top_logprobs" in options:
         body["logprobs"] = body.pop("top_logprobs")
     return body
+
+
+def _check_name(name: str) -> None:
+    """A misspelt option must not be an option that is silently not there."""
+    known = Options.__annotations__
+    if name not in known:
+        close = get_close_matches(name, known, 1)
+        raise InvalidRequest(
+            f"there is no option {name!r}",
+            param=name,
+            effect="nothing was asked",
+            todo=close[0] if close else f"one of {', '.join(known)}",
+        )
+
+
+def _ids(prompt: object) -> list[object]:
+    """Bytes are a sequence of numbers too, but never token ids."""
+    if isinstance(prompt, Iterable) and not isinstance(prompt, bytes | bytearray | memoryview):
+        return list(prompt)
+    raise InvalidRequest(
+        f"a prompt can not be {type(prompt).__name__}",
+        param="prompt",
+        why="it must be text, or token ids",
+        effect="nothing was asked",
+    )
 
 
 def of_messages(messages: Messages, options: Options) -> dict[str, Any]:
@@ -71,6 +98,8 @@ def of_messages(messages: Messages, options: Options) -> dict[str, Any]:
 
 def _body(options: Options) -> dict[str, Any]:
     given: dict[str, Any] = dict(options)
+    for name in given:
+        _check_name(name)
     ours = {name: given.pop(name) for name in _OURS if name in given}
     if "logit_bias" in given:
         given["logit_bias"] = {str(token): bias for token, bias in given["logit_bias"].items()}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import httpx2
 import msgspec
 
-from outrider.errors import AccessDenied, DaemonUnreachable, OutriderError
+from outrider.errors import AccessDenied, DaemonUnreachable, InvalidRequest, OutriderError
 from outrider.protocol.faults import from_parts
 from outrider.protocol.stream import StreamEvent
 from outrider.sdk.find import Place
@@ -17,6 +19,8 @@ T = TypeVar("T")
 CONNECT_S = 5.0
 READ_S = 60.0
 """Longer than the daemon's pings are apart, so that only a dead one runs into it."""
+
+_ORIGINS = {"argument": "the address was given", "default": "it is the usual address"}
 
 _EVENTS: msgspec.json.Decoder[StreamEvent] = msgspec.json.Decoder(StreamEvent)
 
@@ -32,6 +36,17 @@ def timeouts() -> httpx2.Timeout:
 
 def headers(place: Place) -> dict[str, str]:
     return {"authorization": f"Bearer {place.api_key}"} if place.api_key else {}
+
+
+def encode(body: Mapping[str, object]) -> bytes:
+    """A request's body. NaN and halves of characters travel, so that the daemon's refusal can
+    name the field. Raises InvalidRequest for what has no JSON form."""
+    try:
+        return json.dumps(body).encode()
+    except (TypeError, ValueError) as error:
+        raise InvalidRequest(
+            "the request has no JSON form", why=str(error), effect="nothing was asked"
+        ) from None
 
 
 def event(line: str) -> StreamEvent:
@@ -96,9 +111,10 @@ def lost(error: httpx2.TransportError, place: Place) -> DaemonUnreachable:
     """Our error for one of the HTTP library's."""
     connecting = isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout)
     what = "no daemon answers" if connecting else "the daemon went away while answering"
+    why = "nothing accepts connections there" if connecting else type(error).__name__
     return DaemonUnreachable(
         f"{what} at {place.url}",
-        why=f"{type(error).__name__}; the address is from {place.found_by}",
+        why=f"{why}; {_ORIGINS.get(place.found_by, f'the address is from {place.found_by}')}",
         effect="nothing was asked" if connecting else "the answer is not complete",
         todo="start one with `outrider edge`, or set OUTRIDER_HOST to where it is",
     )

@@ -23,6 +23,8 @@ LINE_CHARACTERS: Final = 4000
 """Bounds of the output that is kept; a longer line loses its end."""
 GLANCE_S: Final = 0.002
 """How often a condition outside this process is looked at."""
+LAST_WORDS_S: Final = 1.0
+"""How long the output of a child that has ended is waited for."""
 
 State = Literal["running", "stopped", "gone"]
 
@@ -179,9 +181,23 @@ class Child:
             os.close(writing)
         try:
             await self._until_ready()
+        except ChildError as error:
+            await self._last_words()
+            await self.end()
+            raise self._error(error.what) from None
         except BaseException:
             await self.end()
             raise
+
+    async def _last_words(self) -> None:
+        """What it said just before its end may still be on its way; its group's end closes it."""
+        self.end_now()
+        transport = self._output.transport
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LAST_WORDS_S):
+                while transport is not None and not transport.is_closing():
+                    await asyncio.sleep(GLANCE_S)
+                await asyncio.sleep(GLANCE_S)
 
     async def restart(self, *armed: Failpoint) -> None:
         """Kills it if it runs, with all it started, and starts it anew with these failpoints."""
@@ -311,7 +327,8 @@ class Child:
 
     def _error(self, what: str) -> ChildError:
         said = "\n    ".join(self.lines[-20:])
-        return ChildError(f"child {self.name!r}: {what}", why=f"it said last:\n    {said}")
+        name = f"child {self.name!r}: "
+        return ChildError(name + what.removeprefix(name), why=f"it said last:\n    {said}")
 
 
 def _named(point: str) -> str:

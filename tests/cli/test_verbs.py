@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -405,3 +406,41 @@ def test_a_missing_extra_names_the_line(say: Say, monkeypatch: pytest.MonkeyPatc
         say("cloud")
     error = servers.missing("cloud", ModuleNotFoundError("no", name="grpc"))
     assert 'pip install "outrider[cloud]"' in str(error)
+
+
+# --- what must not meet a user -----------------------------------------------------------------
+
+
+def test_a_usage_error_names_the_verbs_own_help(say: Say) -> None:
+    code, out, err = say("run", "--temprature", "1", "x")
+    assert (code, out) == (2, "")
+    assert "--temperature" in err and err.endswith("try: outrider run --help\n")
+
+
+def test_a_number_that_is_none_is_refused_by_name(say: Say, url: str) -> None:
+    code, out, err = say("run", "x", "--temperature", "nan")
+    assert (code, out) == (2, "")
+    assert "error: temperature can not be taken" in err
+
+
+BUG = "from outrider.cli import look, main\ndel look.version\nmain(['version'])"
+
+
+@pytest.mark.parametrize(("debug", "trace"), [("", False), ("1", True)])
+def test_a_bug_of_ours_shows_its_trace_only_when_asked(debug: str, *, trace: bool) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", BUG],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "OUTRIDER_DEBUG": debug},
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert ("Traceback" in done.stderr) is trace
+    assert ("error: outrider failed inside" in done.stderr) is not trace
+
+
+def test_servers_say_what_they_load(say: Say, served_options: list[Any]) -> None:
+    assert "loading bundled:target" in say("cloud")[2]
+    assert "loading bundled:draft" in say("edge")[2]
+    assert say("edge", "--draft", "none")[2] == ""

@@ -411,3 +411,31 @@ def test_openai_without_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openai", None)
     with pytest.raises(OutriderError, match="pip install openai"):
         outrider.openai()
+
+
+# --- what the SDK refuses itself ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_number_that_is_none_is_named(ask: Both, value: float) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        ask("complete", "x", temperature=value)
+    assert caught.value.param == "temperature"
+
+
+@pytest.mark.parametrize("prompt", [b"bytes", bytearray(b"bytes"), None, 5, "half \ud800"])
+def test_what_is_no_prompt_is_refused(ask: Both, prompt: Any) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        ask("complete", prompt, max_tokens=2)
+    assert caught.value.param == "prompt"
+
+
+def test_a_misspelt_option_is_not_silently_dropped(ask: Both) -> None:
+    with pytest.raises(InvalidRequest, match="temprature") as caught:
+        ask("complete", "x", temprature=0)
+    assert caught.value.todo == "temperature"
+
+
+def test_what_has_no_json_form_is_refused(ask: Both) -> None:
+    with pytest.raises(InvalidRequest, match="no JSON form"):
+        ask("complete", "x", max_tokens=object())

@@ -337,3 +337,20 @@ def test_nice_and_environment_reach_the_child() -> None:
             assert child.ready.groups() == (str(min(19, os.nice(0) + 2)), "red")
 
     run(main())
+
+
+LAST_WORDS = "import os; [print('line', n) for n in range(400)]; print('the reason'); os._exit(3)"
+
+
+def test_an_early_end_is_told_with_its_very_last_words(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with Supervisor() as supervisor:
+            spec = ChildSpec(
+                "one", (sys.executable, "-u", "-c", LAST_WORDS), ready=ReadyFile(tmp_path / "never")
+            )
+            with pytest.raises(ChildError) as caught:
+                await supervisor.start(spec)
+            assert caught.value.what == "child 'one': it ended with status 3 before it got ready"
+            assert caught.value.why.endswith("the reason")
+
+    asyncio.run(main())

@@ -104,7 +104,9 @@ class AsyncClient:
         return wire.decode(await self._get("/v1/models"), models.Listing).cards()
 
     def _ask(self, body: dict[str, object]) -> AsyncStream:
-        return self._stream(self._http.build_request("POST", "/outrider/v1/generate", json=body))
+        content, kind = wire.encode(body), {"content-type": "application/json"}
+        path = "/outrider/v1/generate"
+        return self._stream(self._http.build_request("POST", path, content=content, headers=kind))
 
     def _stream(self, request: httpx2.Request) -> AsyncStream:
         return AsyncStream(self._http, request, self._place)

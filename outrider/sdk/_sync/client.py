@@ -105,7 +105,9 @@ class Client:
         return wire.decode(self._get("/v1/models"), models.Listing).cards()
 
     def _ask(self, body: dict[str, object]) -> Stream:
-        return self._stream(self._http.build_request("POST", "/outrider/v1/generate", json=body))
+        content, kind = wire.encode(body), {"content-type": "application/json"}
+        path = "/outrider/v1/generate"
+        return self._stream(self._http.build_request("POST", path, content=content, headers=kind))
 
     def _stream(self, request: httpx2.Request) -> Stream:
         return Stream(self._http, request, self._place)
