@@ -199,12 +199,29 @@ def philox4x32(
 
 def random_bits(key: tuple[int, int, int, int], position: int, ids: Ids) -> Words:
     """52 random bits for each id at an absolute position, in blocks that fit a cache."""
+    if len(ids) <= _FEW:
+        return np.array([_bits_of_one(key, position, i) for i in ids.tolist()], dtype=np.uint64)
     result = np.empty(len(ids), dtype=np.uint64)
     for start in range(0, len(ids), _BLOCK):
         block = ids[start : start + _BLOCK].astype(np.uint64)
         x0, x1, _, _ = philox4x32((block, position, key[2], key[3]), (key[0], key[1]))
         result[start : start + _BLOCK] = (x0 << np.uint64(20)) | (x1 >> np.uint64(12))
     return result
+
+
+_FEW = 8
+"""Up to so many, Python's integers are done before numpy's hundred calls are."""
+
+
+def _bits_of_one(key: tuple[int, int, int, int], position: int, token: int) -> int:
+    """Philox4x32-10 on plain integers, the upper 52 bits of its first two words."""
+    k0, k1, c2, c3 = key
+    c0, c1 = token, position
+    for _ in range(10):
+        p0, p1 = c0 * 0xD2511F53, c2 * 0xCD9E8D57
+        c0, c1, c2, c3 = p1 >> 32 ^ c1 ^ k0, p1 & _WORD, p0 >> 32 ^ c3 ^ k1, p0 & _WORD
+        k0, k1 = k0 + _W0 & _WORD, k1 + _W1 & _WORD
+    return c0 << 20 | c1 >> 12
 
 
 def gumbel(bits: Words) -> Floats:
@@ -254,15 +271,33 @@ def allowed(scores: Floats, params: SamplingParams) -> tuple[Ids, Floats]:
     return _without_unlikely(ids, scaled[ids], params)
 
 
-_FIRST_TRY = 128
+_TRIES = (128, 512)
+_ROUGH = 2e-5
+"""More than float32 does to a sum of exponentials: its arguments, at most 104, and its exp are
+off by 1e-7 each, relative; the sum is taken in float64."""
 
 
 def _nucleus(scaled: Floats, params: SamplingParams) -> Ids:
-    """Top-p of the whole vocabulary; few are sorted where few reach it."""
+    """Top-p of the whole vocabulary. A rough sum of all weights decides, unless the exact one
+    could decide otherwise; few ids are sorted where few reach it."""
+    top = scaled.max()
+    weights = np.exp(np.maximum(scaled - top, -104.0).astype(np.float32))
+    wanted = params.top_p * float(weights.sum(dtype=np.float64))
+    for k in _TRIES:
+        ids = _best(scaled, min(k, len(scaled)))
+        reached = np.cumsum(np.exp(scaled[ids] - top))
+        last = int(np.searchsorted(reached, wanted * (1.0 + _ROUGH)))
+        if last < len(ids):
+            sure = last == 0 or reached[last - 1] < wanted * (1.0 - _ROUGH)
+            return ids[: last + 1] if sure else _exact_nucleus(scaled, params)
+    return _exact_nucleus(scaled, params)
+
+
+def _exact_nucleus(scaled: Floats, params: SamplingParams) -> Ids:
     size = len(scaled)
     weights = np.exp(scaled - scaled.max())
     wanted = (params.top_p - TOP_P_SLACK) * float(weights.sum())
-    k = min(_FIRST_TRY, size)
+    k = min(_TRIES[0], size)
     while True:
         ids = _best(scaled, k)
         reached = np.cumsum(weights[ids])
@@ -337,6 +372,8 @@ def choose(scores: Floats, sampling: Sampling, position: int) -> int:
     if sampling.params.greedy:
         return int(np.argmax(scores))
     ids, scaled = _contenders(*allowed(scores, sampling.params))
+    if len(ids) == 1:
+        return int(ids[0])
     bits = random_bits(sampling.key, position, ids)
     if len(ids) > 2 * _LEAD:
         keep = _hopeful(scaled, bits)

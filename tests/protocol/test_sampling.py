@@ -78,6 +78,15 @@ def test_blocks_leave_no_seam() -> None:
     assert np.array_equal(whole[at], sampling.random_bits(key, 9, at))
 
 
+@given(st.tuples(WORDS, WORDS, WORDS, WORDS), WORDS, st.integers(1, 2 * sampling._FEW))
+def test_few_ids_and_many_get_the_same_bits(
+    key: tuple[int, int, int, int], position: int, count: int
+) -> None:
+    ids = np.arange(3, 3 + 3 * sampling._FEW)
+    many = sampling.random_bits(key, position, ids)
+    assert np.array_equal(many[:count], sampling.random_bits(key, position, ids[:count]))
+
+
 @pytest.mark.parametrize("case", VECTORS["noise"], ids=lambda c: f"{c['seed']}-{c['position']}")
 def test_golden_noise(case: dict[str, Any]) -> None:
     key = sampling.derive_key(int(case["seed"]), case["choice"])
@@ -184,6 +193,21 @@ def test_fast_equals_plain(row: Floats, params: SamplingParams, seed: int, posit
         fast, plain = sampling.allowed(row, params), sampling.allowed_plain(row, params)
         assert np.array_equal(fast[0], plain[0])
         assert np.array_equal(fast[1], plain[1])
+
+
+@pytest.mark.parametrize("spread", [1.0, 4.0, 1e308])
+def test_a_rough_sum_never_decides_where_the_exact_one_could(spread: float) -> None:
+    """Shares as near as can be to what the best few tokens reach, on both sides."""
+    rng = np.random.default_rng(11)
+    for size in (5, 200, 3000):
+        row = rng.random(size) * spread
+        weights = np.sort(np.exp(row - row.max()))[::-1]
+        reached = np.cumsum(weights / weights.sum())
+        for kept in (0, 1, size // 8, size // 2):
+            for off in (-3e-5, -1e-5, -1e-9, 0.0, 1e-9, 1e-5, 3e-5):
+                params = SamplingParams(top_p=min(float(reached[kept]) * (1.0 + off), 1.0))
+                fast, plain = sampling.allowed(row, params), sampling.allowed_plain(row, params)
+                assert np.array_equal(fast[0], plain[0])
 
 
 @given(rows(), PARAMS, st.integers(0, 2**64), st.integers(1, 12))
