@@ -290,7 +290,9 @@ class Stream:
             await asyncio.wait((reader, writer, taken), return_when=asyncio.FIRST_COMPLETED)
             if writer.done() and not writer.exception():
                 # gRPC hides how a stream ended from a peer that writes meanwhile.
-                await asyncio.wait((reader, taken), timeout=LINGER_S)
+                await asyncio.wait(
+                    (reader, taken), timeout=LINGER_S, return_when=asyncio.FIRST_COMPLETED
+                )
         finally:
             await _finish(reader, writer)
         if taken.done():

@@ -251,7 +251,9 @@ class EngineProcess:
                 future = self._waiting.popleft()
                 if not future.done():
                     _resolve(future, reply)
-        except (asyncio.IncompleteReadError, OSError):
+        except (asyncio.IncompleteReadError, OSError, msgspec.DecodeError):
+            # What can not be read leaves calls without an answer: the child is of no use.
+            self._child.kill()
             self._fail_all()
 
     def _fail_all(self) -> None:

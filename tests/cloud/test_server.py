@@ -16,7 +16,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from outrider.cloud.main import start
-from outrider.cloud.server import HEARTBEAT_MS, LOST_AFTER, MAX_MESSAGE, OPTIONS
+from outrider.cloud.server import HEARTBEAT_MS, LINGER_S, LOST_AFTER, MAX_MESSAGE, OPTIONS
 from outrider.engines.fake import vocabulary
 from outrider.errors import (
     ContextExceeded,
@@ -87,6 +87,19 @@ def own(stream: Stream, choice: int = 0) -> tuple[int, ...]:
     )[0]
 
 
+def test_a_stream_ends_with_the_edges_half_of_it(at: Place) -> None:
+    """And not when the time for that is over."""
+
+    async def main() -> None:
+        stream = await at.client.open(opening(max_tokens=3))
+        lease = next(iter(at.cloud.running.cloud.streams.values()))
+        await stream.to_the_end()
+        async with asyncio.timeout(LINGER_S / 2):
+            await lease.ended.wait()
+
+    at.run(main())
+
+
 async def whole(client: Client, session: int = 99) -> None:
     """The cloud is well: it answers a session to its end."""
     stream = await client.open(opening(session, max_tokens=5))
@@ -115,7 +128,8 @@ def test_events_tell_of_a_session_without_its_text(at: Place) -> None:
         stream = await at.client.open(opening(prompt=tuple(b"canary"), max_tokens=5))
         await stream.to_the_end()
         await at.cloud.settled()
-        kinds = [type(event).__name__ for event in at.cloud.published]
+        told = [x for x in at.cloud.published if not isinstance(x, events.Stepped)]
+        kinds = [type(event).__name__ for event in told]
         assert kinds == ["SessionOpened", "SessionClosed"]
         assert "canary" not in repr(at.cloud.published)
 
