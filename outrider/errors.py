@@ -1,12 +1,12 @@
 """Every error a caller can meet, drawn as one tree.
 
-OutriderError
+OutriderError               500  a failure that no code foresaw
 ├── InvalidRequest              400  the caller's fault; nothing was changed
 │   ├── UnsupportedParameter         the field would change the answer and is not supported
 │   ├── ContextExceeded              prompt (and wanted tokens) do not fit the model
 │   └── NotFound                404  unknown model, request, route
 ├── ConfigError                      a setting that can not work (bad value, unsafe bind)
-│   └── PortInUse
+│   └── PortInUse                    another process listens there
 ├── ModelError                       a model file that can not be used
 │   ├── ModelCorrupt                 truncated, out of bounds, wrong digest
 │   └── ModelUnsupported             well formed, but not for this engine
@@ -18,7 +18,7 @@ OutriderError
 │   ├── LocalProtocolError           our own bug
 │   ├── RemoteProtocolError          the peer's bug
 │   └── HandshakeRefused             versions or digests differ; both values are named
-├── LinkError                   503
+├── LinkError                   503  the link between edge and cloud
 │   ├── CloudUnreachable             nothing answered
 │   └── LinkLost                     it answered, then went silent
 ├── Overloaded                  429  try again after `retry_after_s`
