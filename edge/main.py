@@ -49,6 +49,7 @@ async def start(options: EdgeOptions, stack: AsyncExitStack) -> Running:
     """Load, bind and serve; everything ends with the stack. Raises ConfigError, ModelError."""
     directory = options.runtime_dir or paths.runtime_dir()
     options = _with_places(options)
+    settings = _settings(options)
     fanout = Fanout(Bus(directory, f"edge-{os.getpid()}"))
     stack.callback(fanout.close)
     lag = LoopLag()
@@ -57,7 +58,7 @@ async def start(options: EdgeOptions, stack: AsyncExitStack) -> Running:
     small, later = await _small(options, stack, fanout.publish)
     daemon = Daemon(options, link, small, fanout, lag, small_for=later)
     stack.push_async_callback(daemon.close)
-    server = ApiServer(build_api(daemon, _settings(options), events=fanout, ready=daemon.ready))
+    server = ApiServer(build_api(daemon, settings, events=fanout, ready=daemon.ready))
     await server.start(options.listen.host, options.listen.port)
     stack.push_async_callback(server.stop)
     daemon.listen = server.url

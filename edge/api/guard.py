@@ -74,7 +74,8 @@ class Guard:
         preflight = scope["method"] == "OPTIONS"
         if scope["path"] not in OPEN and not preflight and not self._has_key(headers):
             return 401, _denied(
-                "no valid API key", "send one of the daemon's keys as Authorization: Bearer KEY"
+                "no valid API key",
+                "set OUTRIDER_API_KEY, or send Authorization: Bearer KEY with one of its keys",
             )
         return None
 

@@ -105,7 +105,20 @@ def run(arguments: Sequence[str]) -> int:
         # The reader has what it wanted; the interpreter must not complain when it flushes.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        if os.environ.get(DEBUG):
+            raise
+        return _failed(_of_system(error), arguments)
     return result if isinstance(result, int) else 0
+
+
+def _of_system(error: OSError) -> OutriderError:
+    return OutriderError(
+        f"{error.filename or 'the system'}: {error.strerror or type(error).__name__}",
+        why="the system refused it",
+        effect="the verb was ended",
+        todo="check path and rights; outrider doctor looks at the folders that are needed",
+    )
 
 
 def _usage(error: CycloptsError) -> int:

@@ -19,6 +19,8 @@ from outrider.errors import CloudUnreachable, NotFound
 if TYPE_CHECKING:
     from outrider.protocol.status import Status
 
+ALONE = "at most the small model can answer, and says so"
+NOBODY = "nothing can answer"
 DEGRADED = CloudUnreachable.exit_code
 
 
@@ -60,7 +62,7 @@ def _page(found: Status, url: str) -> str:
     ]
     lines = [f"{console.bold(name.ljust(10))} {text}" for name, text in rows]
     if not _connected(found):
-        lines.append("no cloud is connected: answers are the small model's own, and say so")
+        lines.append(f"no cloud is connected: {ALONE if found.draft else NOBODY}")
     return "\n".join(lines)
 
 

@@ -444,3 +444,15 @@ def test_servers_say_what_they_load(say: Say, served_options: list[Any]) -> None
     assert "loading bundled:target" in say("cloud")[2]
     assert "loading bundled:draft" in say("edge")[2]
     assert say("edge", "--draft", "none")[2] == ""
+
+
+def test_what_the_system_refuses_is_no_bug_of_ours(
+    say: Say, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: CloudOptions) -> int:
+        raise FileNotFoundError(2, "No such file or directory", "/proc/x")
+
+    monkeypatch.setattr(servers, "_serve_cloud", lambda: refuse)
+    code, out, err = say("cloud")
+    assert (code, out) == (1, "")
+    assert "error: /proc/x: No such file or directory" in err
