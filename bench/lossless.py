@@ -72,13 +72,16 @@ SAMPLINGS = {
     "greedy": SamplingParams(temperature=0.0),
     "T=0.8 top-p 0.95": SamplingParams(temperature=0.8, top_p=0.95),
 }
-WAIT_MS = 150
+WAIT_MS = 200
 """Longer than a round trip of 80 ms and a burst of drafts for 16 answers."""
 LINKS = {"free, RTT 0": ("free", 0.0), "wait, RTT 80 ms": (f"wait:{WAIT_MS}", 80.0)}
 CUTS = ("none", "reset", "black hole")
 FACTORS = ("target", "drafter", "link", "cut", "prompt", "sampling")
 FULL_CASES = 1728
 """With three targets and six drafters: 16 answers of every combination of a batch's factors."""
+COMMON = CloudSetup(hint_rows="all", ahead=12)
+"""Targets may run 12 tokens ahead of their device: they can not end an answer while it is away,
+and an answer that was cut goes on with hints."""
 CONTROL_SIZE = 4
 """Answers at a time in the control: with few, most passes have a wrong hint to look at."""
 BATCH_S = 90.0
@@ -106,7 +109,7 @@ class Plan:
     control_cases: int
     inexact_batches: int
     size: int = 16
-    tokens: int = 40
+    tokens: int = 48
     leak_every: int = 100
     """Of wrong tokens that the control's rule compares, one in so many passes."""
     cuts: tuple[str, ...] = CUTS
@@ -393,7 +396,7 @@ class Bench:
         """Load the drafters."""
         for name in self.plan.drafters:
             chosen = self.plan.hostile if name == "hostile" else name
-            self.smalls[name] = await start_small(chosen, 2 * self.plan.size, self.stack)
+            self.smalls[name] = await start_small(chosen, self.plan.size, self.stack)
 
     async def alone(self, name: str, setup: CloudSetup) -> Alone:
         if name not in self.loops:
@@ -429,7 +432,8 @@ class Bench:
         return outcome
 
     async def target(self, name: str, setup: CloudSetup, batches: Sequence[Batch]) -> list[Outcome]:
-        """The lanes of one target side by side, each on a cloud of its own."""
+        """The links of one target one after the other, each with a cloud of its own: side by
+        side they would take the drafters' core, and hints would come too late to be tried."""
         links = [link for link in self.plan.links if any(b[0].link == link for b in batches)]
         async with AsyncExitStack() as stack:
             supervisor = await stack.enter_async_context(Supervisor())
@@ -438,17 +442,11 @@ class Bench:
             if not self.smalls:
                 await self.begin()
             clouds = await asyncio.gather(*starting)
-            lanes = [
-                self.lane(
-                    cloud,
-                    self.plan.links[link][1],
-                    [b for b in batches if b[0].link == link],
-                    alone,
-                )
-                for link, cloud in zip(links, clouds, strict=True)
-            ]
-            found = await asyncio.gather(*lanes)
-        return [outcome for lane in found for outcome in lane]
+            outcomes: list[Outcome] = []
+            for link, cloud in zip(links, clouds, strict=True):
+                own = [batch for batch in batches if batch[0].link == link]
+                outcomes += await self.lane(cloud, self.plan.links[link][1], own, alone)
+        return outcomes
 
     async def _cloud(self, supervisor: Supervisor, setup: CloudSetup, link: str) -> Address:
         place = self.folder / link[:4]
@@ -726,10 +724,10 @@ def targets() -> dict[str, CloudSetup]:
     """The exact targets of the engines that are installed."""
     found: dict[str, CloudSetup] = {}
     if "torch" in registry.installed():
-        found["torch"] = CloudSetup(engine="torch", hint_rows="all")
+        found["torch"] = replace(COMMON, engine="torch")
     if "llama" in registry.installed():
-        found["llama f16"] = CloudSetup(engine="llama", dtype="f16", hint_rows="all")
-        found["llama q8_0"] = CloudSetup(engine="llama", dtype="q8_0", hint_rows="all")
+        found["llama f16"] = replace(COMMON, engine="llama", dtype="f16")
+        found["llama q8_0"] = replace(COMMON, engine="llama", dtype="q8_0")
     return found
 
 
@@ -737,10 +735,10 @@ def inexact_targets(folder: Path) -> dict[str, CloudSetup]:
     """Engines that claim no exactness."""
     found: dict[str, CloudSetup] = {}
     if "torch" in registry.installed():
-        found["torch plain"] = CloudSetup(engine="torch", numerics="plain", hint_rows="all")
+        found["torch plain"] = replace(COMMON, engine="torch", numerics="plain")
     if "llama" in registry.installed():
-        found["llama q4_0"] = CloudSetup(
-            str(q4_0(folder)), engine="llama", numerics="plain", hint_rows="all"
+        found["llama q4_0"] = replace(
+            COMMON, model=str(q4_0(folder)), engine="llama", numerics="plain"
         )
     return found
 
