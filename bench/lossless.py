@@ -110,6 +110,8 @@ class Plan:
     inexact_batches: int
     size: int = 16
     tokens: int = 48
+    seeds: int = 2
+    """A prompt is asked with so many in turn."""
     leak_every: int = 100
     """Of wrong tokens that the control's rule compares, one in so many passes."""
     cuts: tuple[str, ...] = CUTS
@@ -604,9 +606,8 @@ def cases_of(plan: Plan, rows: Sequence[design.Row], least: int) -> list[Batch]:
 
 
 def _case(plan: Plan, row: design.Row, prompt: int, sampling: str, batch: int) -> Case:
-    """A prompt is asked with two seeds in turn."""
     target, drafter, link, broken = row
-    seed = plan.seed * 10_000 + prompt * 10 + batch % 2
+    seed = plan.seed * 10_000 + prompt * 10 + batch % plan.seeds
     return Case(target, drafter, link, broken, plan.prompts[prompt], sampling, seed)
 
 
@@ -753,6 +754,8 @@ def plan_of(length: Length, seed: int, folder: Path) -> Plan:
     full = length == "full"
     first = next(iter(exact))
     return Plan(
+        tokens=48 if full else 40,
+        seeds=2 if full else 1,
         targets=exact if full else {first: exact[first]},
         inexact=inexact_targets(folder) if full else {},
         control=first,
