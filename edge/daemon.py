@@ -44,6 +44,8 @@ SCRATCH = ".journal.new"
 KEPT = 100
 """Requests that have ended and can still be attached to."""
 SCHEMA = 1
+LOOK_S = 0.25
+"""Between two looks for a first cloud."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,10 +202,7 @@ class Daemon:
         wanted = request.placement if request.placement != "auto" else self.options.placement
         if wanted == "edge" or (self.small is not None and request.model == self.small.name):
             return self._on_edge(request)
-        description = self.link.find(request.model)
-        if description is None:
-            await self._look_for_clouds()
-            description = self.link.find(request.model)
+        description = await self._target(request)
         if description is None:
             return self._without_cloud(request)
         served = self.link.served(description.name)
@@ -235,6 +234,18 @@ class Daemon:
         async with self._making:
             if self.small is None and self.small_for is not None:
                 self.small = await self.small_for(target)
+
+    async def _target(self, request: GenerateRequest) -> ModelDescription | None:
+        """The target, if a cloud names it; who is to wait does so while none was ever seen."""
+        waits = (request.fallback or self.options.fallback) == "wait"
+        deadline = self.clock() + (self.options.patience_s if waits else 0.0)
+        while (found := self.link.find(request.model)) is None:
+            await self._look_for_clouds()
+            seen = any(peer.known for peer in self.link.peers)
+            if seen or self.clock() >= deadline:
+                return self.link.find(request.model)
+            await asyncio.sleep(min(LOOK_S, max(0.0, deadline - self.clock())))
+        return found
 
     async def _look_for_clouds(self) -> None:
         for peer in self.link.usable():

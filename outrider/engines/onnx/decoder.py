@@ -20,7 +20,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from outrider.engines.onnx.provider import Provider
-from outrider.errors import EngineFailed, ModelCorrupt
+from outrider.errors import ConfigError, EngineFailed, ModelCorrupt
 from outrider.models.onnx_notes import Notes, parse
 
 SLACK = 8
@@ -58,6 +58,18 @@ class _Bound:
     scores: Floats
 
 
+def _context(wanted: int | None, trained: int) -> int:
+    """As the other engines: never more than the model was made for. Raises ConfigError."""
+    if wanted is not None and not 1 <= wanted <= trained:
+        raise ConfigError(
+            f"a context of {wanted} tokens is not possible",
+            why=f"the model was made for {trained}",
+            effect="the model was not loaded",
+            todo=f"ask for at most {trained}",
+        )
+    return wanted or trained
+
+
 class Decoder:
     """`context`: tokens per slot, None for what the model was made for; a few more fit."""
 
@@ -66,7 +78,7 @@ class Decoder:
     ) -> None:
         self._session = _opened(path, provider, threads)
         self.notes: Notes = parse(self._session.get_modelmeta().custom_metadata_map)
-        self.context = context or self.notes.context
+        self.context = _context(context, self.notes.context)
         self.capacity = self.context + SLACK
         self._cos, self._sin = self.notes.turns(self.capacity)
         shape = (slots, self.notes.kv_heads, self.capacity, self.notes.head_dim)
