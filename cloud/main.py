@@ -35,6 +35,9 @@ from outrider.protocol.messages import ModelDescription
 from outrider.worker import EngineProcess
 
 EXPIRE_EVERY_S = 1.0
+DRAIN_LOOK_S = 0.05
+STOP_S = 0.2
+"""How long the server has to send what ends the streams that are left."""
 LAG_EVERY_S = 5.0
 
 
@@ -67,7 +70,7 @@ async def start(options: CloudOptions, stack: AsyncExitStack) -> Running:
     server.add_generic_rpc_handlers((cloud.handlers(),))
     address = _bind(server, options)
     await server.start()
-    stack.push_async_callback(server.stop, 0.2)
+    stack.push_async_callback(server.stop, STOP_S)
     await health.set(SERVICE, health_pb2.HealthCheckResponse.SERVING)
     lag = LoopLag()
     lag.start()
@@ -205,7 +208,14 @@ async def drain(running: Running, grace_s: float) -> None:
     running.cloud.draining = True
     running.publish(events.Down(role="cloud", reason="draining"))
     await running.health.enter_graceful_shutdown()
-    await running.server.stop(grace_s)
+    # The server still answers, so that who comes now is refused and not left without a word.
+    try:
+        async with asyncio.timeout(grace_s):
+            while running.cloud.streams:
+                await asyncio.sleep(DRAIN_LOOK_S)
+    except TimeoutError:
+        pass
+    await running.server.stop(STOP_S)
 
 
 def serve(options: CloudOptions) -> int:

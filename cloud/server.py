@@ -136,6 +136,7 @@ class Cloud:
 
     async def _describe(self, data: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
         self.tenants.who(_authorization(context))
+        self._check_open_for_business()
         version, name, with_tokenizer = codec.decode_describe(data)
         _check_version(version)
         hosts = [self.host(name)] if name else list(self.hosts.values())
@@ -229,10 +230,7 @@ class Cloud:
             raise HandshakeRefused("fence", ours=str(lease.taken.result()), theirs=str(lease.fence))
 
     def _admit(self, tenant: str, verifier: Verifier) -> None:
-        if self.draining:
-            raise CloudUnreachable(
-                "this cloud is shutting down", todo="the edge goes on with another one"
-            )
+        self._check_open_for_business()
         running = sum(1 for owner, _ in verifier.sessions if owner == tenant)
         if running >= self.limits.sessions_per_tenant:
             raise Overloaded(
@@ -240,6 +238,12 @@ class Cloud:
                 retry_after_s=1.0,
                 effect="the session was not opened",
                 todo="wait for one to end",
+            )
+
+    def _check_open_for_business(self) -> None:
+        if self.draining:
+            raise CloudUnreachable(
+                "this cloud is shutting down", todo="the edge goes on with another one"
             )
 
     def _announce(self, session: Session, *, resumed: bool) -> None:

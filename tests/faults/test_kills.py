@@ -12,8 +12,10 @@ from typing import Any
 
 import pytest
 
+from outrider.errors import CloudUnreachable
 from outrider.options import Address
 from outrider.protocol import events
+from outrider.protocol.messages import Close
 from outrider.protocol.stream import Forked, Started
 from outrider.testing.failpoints import Failpoint
 from outrider.testing.supervisor import Supervisor
@@ -235,9 +237,10 @@ def test_sigterm_lets_a_running_session_end_refuses_new_ones_and_exits_with_0(
                     try:
                         late = await client.open(opening(2))
                     except Refused as found:
-                        assert found.code.name == "UNAVAILABLE"
+                        assert isinstance(found.error, CloudUnreachable)
+                        assert "shutting down" in found.error.what
                         break
-                    late.call.cancel()
+                    await late.send(Close())
                     await asyncio.sleep(0.01)
             await running.acknowledge()
             await running.to_the_end()
