@@ -119,21 +119,22 @@ class Wire:
         """One write, in a task of its own for the same reason as a read, after the one before."""
         if self._writing is not None:
             await asyncio.wait((self._writing,))
-        self._writing = asyncio.ensure_future(self.call.write(data))
+        writing = self._writing = asyncio.ensure_future(self.call.write(data))
         # Its outcome is looked at even when nobody waits for it any more.
-        self._writing.add_done_callback(_looked_at)
-        await asyncio.shield(self._writing)
+        writing.add_done_callback(_looked_at)
+        await asyncio.shield(writing)
 
     async def _read(self) -> Any:
         """One read, in a task of its own: gRPC ends the whole call when a read is cancelled,
         and a caller that gives up has a Close to send yet."""
-        if self._reading is None:
-            self._reading = asyncio.ensure_future(self.call.read())
-            self._reading.add_done_callback(_looked_at)
-        done, _ = await asyncio.wait((self._reading,), timeout=SILENCE_S)
+        reading = self._reading
+        if reading is None:
+            reading = self._reading = asyncio.ensure_future(self.call.read())
+            reading.add_done_callback(_looked_at)
+        done, _ = await asyncio.wait((reading,), timeout=SILENCE_S)
         if not done:
             raise LinkLost("the cloud went silent", why=f"nothing came for {SILENCE_S} s")
-        reading, self._reading = self._reading, None
+        self._reading = None
         return reading.result()
 
     async def _beat(self, message: Heartbeat) -> None:

@@ -110,6 +110,9 @@ class ShapingProxy:
     async def aclose(self) -> None:
         """Ends all connections and stops listening."""
         self.cut()
+        # What asyncio had accepted, but not handed over yet, comes now; it ends too.
+        await asyncio.sleep(0)
+        self.cut()
         if self._place is not None:
             self._place.close()
             self._place = None

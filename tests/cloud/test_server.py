@@ -385,7 +385,7 @@ def test_describe_refuses_what_it_does_not_serve_or_can_not_read(at: Place) -> N
 
 def test_the_health_service_says_that_it_serves(at: Place) -> None:
     async def main() -> None:
-        stub = health_pb2_grpc.HealthStub(at.client.channel)
+        stub: Any = health_pb2_grpc.HealthStub(at.client.channel)
         answer = await stub.Check(health_pb2.HealthCheckRequest(service="outrider.v1.Outrider"))
         assert answer.status == health_pb2.HealthCheckResponse.SERVING
 

@@ -339,7 +339,8 @@ def test_without_a_cloud_it_answers_locally_labelled_and_with_the_cloud_once_it_
             found = await e.answer(ask(max_tokens=15))
             assert found.of(Started)[0].placement == "edge"
             assert (found.done().exact, found.done().mixed_from) == (False, 0)
-            for refusing in ({"fallback": "wait"}, {"exact_required": True}):
+            refusals: tuple[dict[str, Any], ...] = ({"fallback": "wait"}, {"exact_required": True})
+            for refusing in refusals:
                 with pytest.raises(CloudUnreachable):
                     await e.answer(ask(max_tokens=15, **refusing))
             async with cloud(tmp_path, listen=place) as second:
