@@ -23,6 +23,10 @@ PREFILL_ROWS = 128
 MAX_HINT_ROWS = 7
 """Per choice; one less than the smallest class of commits, so that one commit holds a pass."""
 
+LEAST_VALUE = 0.05
+"""A row that holds more seldom than this is not asked for, even where padding makes it free:
+its message and the device's energy are not."""
+
 
 @dataclass(frozen=True, slots=True)
 class Trigger:
@@ -179,9 +183,9 @@ class Scheduler:
     def _pays(self, value: float, rows: int, tokens: float) -> bool:
         """Whether one more row brings more tokens per added time than the pass so far."""
         now, more = self.cost.ms(rows), self.cost.ms(rows + 1)
-        if now <= 0.0 or more <= now:
-            return value > 0.02
-        return value * now > (more - now) * tokens
+        if value < LEAST_VALUE:
+            return False
+        return now <= 0.0 or value * now > (more - now) * tokens
 
     def wish(self, choice: Choice) -> int:
         """Hint tokens past the committed end that this committer would look at."""

@@ -35,6 +35,9 @@ from outrider.protocol.messages import ModelDescription
 from outrider.worker import EngineThread
 
 LAG_EVERY_S = 5.0
+SWITCH_S = 0.0005
+"""The drafter's thread gives the interpreter back this soon when the loop wants it; the default
+of 5 ms would be the loop's lag."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +197,7 @@ def serve(options: EdgeOptions) -> int:
 
 async def _serve(options: EdgeOptions) -> None:
     stop = asyncio.Event()
+    sys.setswitchinterval(SWITCH_S)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
