@@ -23,9 +23,11 @@ PREFILL_ROWS = 128
 MAX_HINT_ROWS = 7
 """Per choice; one less than the smallest class of commits, so that one commit holds a pass."""
 
-LEAST_VALUE = 0.05
-"""A row that holds more seldom than this is not asked for, even where padding makes it free:
-its message and the device's energy are not."""
+LEAST_VALUE = 0.02
+"""A row that holds more seldom than this is not computed, even where padding makes it free."""
+LEAST_RATE = 0.1
+"""A drafter whose next token holds more seldom is only probed: its messages and the device's
+energy are never free."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +192,8 @@ class Scheduler:
     def wish(self, choice: Choice) -> int:
         """Hint tokens past the committed end that this committer would look at."""
         acceptance = choice.window.acceptance
+        if acceptance.rate(0) < LEAST_RATE:
+            return 0
         reach, depth = 1.0, 0
         while depth < MAX_HINT_ROWS:
             reach *= acceptance.rate(depth)
