@@ -26,7 +26,7 @@ from outrider.cloud.tenants import Tenants
 from outrider.cloud.verifier import Verifier
 from outrider.engine import EngineInfo, EngineSpec
 from outrider.errors import ConfigError, PortInUse
-from outrider.lag import LoopLag
+from outrider.lag import LoopLag, run
 from outrider.models import served
 from outrider.options import CloudOptions, NamedModel, parse_trigger
 from outrider.protocol import events
@@ -220,7 +220,7 @@ async def drain(running: Running, grace_s: float) -> None:
 
 def serve(options: CloudOptions) -> int:
     """Run until SIGTERM or SIGINT; the exit code."""
-    asyncio.run(_serve(options))
+    run(_serve(options))
     return 0
 
 

@@ -20,6 +20,8 @@ from outrider.cloud.session import Choice
 
 PREFILL_ROWS = 128
 """Prompt rows in a pass that also decodes; bounds how long a long prompt delays the others."""
+MAX_WISH = 15
+"""Tokens past the committed end: what the target says meanwhile, and the rows."""
 MAX_HINT_ROWS = 7
 """Per choice; one less than the smallest class of commits, so that one commit holds a pass."""
 
@@ -200,7 +202,16 @@ class Scheduler:
             if not self._pays(reach, 1 + depth, 1.0 + acceptance.expected(depth)):
                 break
             depth += 1
-        return depth
+        return min(depth + self._lead(choice), MAX_WISH) if depth else 0
+
+    def _lead(self, choice: Choice) -> int:
+        """Tokens that the target commits alone while a hint is under way; none where it waits."""
+        single_ms = self.cost.ms(1)
+        if choice.lag_s is None or single_ms <= 0.0 or self.trigger.mode == "wait":
+            return 0
+        if self.trigger.mode == "auto" and self._worthwhile_s(choice, 1) > 0.0:
+            return 0
+        return math.ceil(choice.lag_s * 1e3 / single_ms)
 
 
 def waiting_ms(choice: Choice, cost: StepCost, lag_ms: float) -> float:

@@ -95,10 +95,9 @@ class Verifier:
         step_ms = (self.clock() - began) * 1e3
         self.scheduler.cost.note(plan.rows, step_ms)
         self._count(plan, step_ms)
+        # What is settled here is sent by the writers while the next pass computes.
         for work, picked in found:
             self._settle(work, picked, plan, step_ms)
-        # Writers send what was settled while the next pass computes.
-        await asyncio.sleep(0)
 
     async def _compute_all(self, works: Sequence[Work]) -> list[tuple[Work, Picked]]:
         """A session that an engine ended on runs alone: the next end tells whose fault it is."""

@@ -26,7 +26,7 @@ from outrider.edge.fanout import Fanout
 from outrider.edge.link import Link
 from outrider.engine import EngineSpec
 from outrider.engines import registry
-from outrider.lag import LoopLag
+from outrider.lag import LoopLag, run
 from outrider.models import served
 from outrider.options import EdgeOptions, NamedModel
 from outrider.protocol import events
@@ -191,7 +191,7 @@ def _leave_card(options: EdgeOptions, url: str, address: str, stack: AsyncExitSt
 
 def serve(options: EdgeOptions) -> int:
     """Run until SIGTERM or SIGINT; the exit code."""
-    asyncio.run(_serve(options))
+    run(_serve(options))
     return 0
 
 

@@ -248,3 +248,14 @@ def test_the_wish_follows_what_rows_are_worth() -> None:
     choice = decoding()
     assert scheduler(cost=cost(0.0)).wish(choice) == MAX_HINT_ROWS
     assert scheduler(cost=cost(9.9)).wish(choice) == 0
+
+
+def test_a_drafter_that_never_holds_is_only_probed() -> None:
+    choice = decoding()
+    made = scheduler(cost=cost(0.0))
+    for _ in range(6):
+        choice.window.acceptance.note(0, equal=False)
+    assert made.wish(choice) == 0, "free rows are no reason to be sent messages"
+    for _ in range(6):
+        choice.window.acceptance.note(0, equal=True)
+    assert made.wish(choice) > 0
