@@ -55,10 +55,10 @@ from outrider.testing.proxy_process import ProxyProcess
 from outrider.testing.supervisor import Supervisor
 from outrider.worker import EngineThread
 
-STEP_MS = 40.0
+STEP_MS = 50.0
 RTTS_MS = (0.0, 20.0, 80.0)
 TOKENS = 48
-ROUNDS = 8
+ROUNDS = 6
 NICENESS = 5
 PROMPTS = (
     "import argparse\nimport os\n\n\ndef main():\n    parser = argparse.",

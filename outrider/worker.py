@@ -152,6 +152,8 @@ _REQUEST_DECODER = msgspec.msgpack.Decoder(_Request)
 _REPLY_ENCODER = msgspec.msgpack.Encoder(enc_hook=_encode_array)
 _REPLY_DECODER = msgspec.msgpack.Decoder(_Reply, dec_hook=_decode_array)
 _HEADER = 4
+NICENESS = 3
+"""Of the engine's process, beyond its parent's."""
 
 
 class EngineProcess:
@@ -378,6 +380,8 @@ def _main() -> None:
     # The parent decides when to end: Ctrl-C in a terminal reaches children too.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    # Whoever passes messages on goes first where cores are short: it needs them for a moment.
+    os.nice(NICENESS)
     with contextlib.suppress(OSError, ConnectionError):
         _serve(socket.socket(fileno=int(sys.argv[1])))
     os._exit(0)
