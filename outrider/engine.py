@@ -198,6 +198,88 @@ class Engine(Protocol):
         ...
 
 
+# --- stages ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class LayerRange:
+    """Decoder layers [start, stop), with the embedding before or the head after them."""
+
+    start: int
+    stop: int
+    embedding: bool
+    head: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StageSpan:
+    """Rows for one slot of a stage. The slot is first cut to `base` tokens.
+
+    `tokens` are given to a stage with the embedding or the head (which samples);
+    `hidden` [rows, hidden_size], float32, to a stage without the embedding.
+    """
+
+    slot: int
+    base: int
+    rows: int
+    tokens: tuple[int, ...] = ()
+    hidden: NDArray[np.float32] | None = None
+    first: int = 0
+    """With the head: rows before this one give nothing back."""
+    want: Want = "ids"
+    top_n: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class StageInfo:
+    engine: str
+    model: str
+    device: str
+    dtype: str
+    layers: LayerRange
+    model_layers: int
+    """Decoder layers of the whole model."""
+    hidden_size: int
+    vocabulary_digest: str
+    vocabulary_size: int
+    context: int
+    max_slots: int
+    max_rows: int
+    exact: bool
+    row_rule: RowRule
+    weights_digest: str
+    """Of the whole model, so that stages of different models are never joined."""
+    numeric_class: str
+    """As in `EngineInfo`, of this stage alone; equal for equal engines whatever the layers."""
+    memory_bytes: int
+    """Weights and KV that it claims."""
+
+
+class Stage(Protocol):
+    """A contiguous range of layers as an engine with hidden states in or out.
+
+    The caller numbers the slots, so that all stages of a model agree on them.
+    Errors as in `Engine`; a failed call changes no slot.
+    """
+
+    @property
+    def info(self) -> StageInfo: ...
+
+    def open(self, slot: int, sampling: Sampling | None = None) -> None:
+        """A new empty slot; `sampling` matters to the stage with the head."""
+        ...
+
+    def run(self, spans: Sequence[StageSpan]) -> list[NDArray[np.float32] | Picked]:
+        """One pass. Hidden states [rows, hidden_size], or what was picked behind the head."""
+        ...
+
+    def rewind(self, slot: int, length: int) -> None: ...
+
+    def close(self, slot: int) -> None: ...
+
+    def shutdown(self) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class EngineSpec:
     """Which engine to build on which model; JSON-able, so that a child process can build it."""

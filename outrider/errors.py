@@ -20,9 +20,13 @@ OutriderError               500  a failure that no code foresaw
 │   └── HandshakeRefused             versions or digests differ; both values are named
 ├── LinkError                   503  the link between edge and cloud
 │   ├── CloudUnreachable             nothing answered
-│   └── LinkLost                     it answered, then went silent
+│   ├── LinkLost                     it answered, then went silent
+│   └── StageLost                    a device that holds layers went away
 ├── Overloaded                  429  try again after `retry_after_s`
 ├── AccessDenied                401  no key, wrong key, wrong host
+├── PlanError                   400  no sensible answer to where a model should run
+│   ├── InvalidProfile               a graph, device or link that makes no sense
+│   └── Unplannable                  no placement keeps all constraints; names the nearest that do
 ├── JournalError                     the disk journal can not be kept (disk full, I/O error)
 └── DaemonUnreachable                the SDK or CLI found no edge daemon
 
@@ -206,6 +210,47 @@ class AccessDenied(OutriderError):
     http_status = 401
     exit_code = 6
     grpc_status = "UNAUTHENTICATED"
+
+
+class PlanError(OutriderError):
+    code = "plan"
+    http_status = 400
+    exit_code = 2
+    grpc_status = "FAILED_PRECONDITION"
+
+
+class InvalidProfile(PlanError):
+    """A graph, device or link that makes no sense: disconnected, NaN, zero bandwidth."""
+
+    code = "invalid_profile"
+
+
+class Unplannable(PlanError):
+    """No placement keeps all constraints."""
+
+    code = "unplannable"
+
+    def __init__(self, what: str, *, constraint: str, nearest: str, todo: str = "") -> None:
+        super().__init__(
+            what,
+            why=f"the constraint that can not be met: {constraint}",
+            effect="nothing was placed",
+            todo=todo or f"the nearest that can be met: {nearest}",
+        )
+        self.constraint = constraint
+        self.nearest = nearest
+
+
+class StageLost(LinkError):
+    """A device that holds layers went away; the split is planned anew without it."""
+
+    code = "stage_lost"
+
+    def __init__(
+        self, what: str, *, device: str = "", why: str = "", effect: str = "", todo: str = ""
+    ) -> None:
+        super().__init__(what, why=why, effect=effect, todo=todo)
+        self.device = device
 
 
 class JournalError(OutriderError):

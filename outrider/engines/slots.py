@@ -58,6 +58,9 @@ class Slots:
         except KeyError:
             raise LocalProtocolError(f"slot {number} is not open") from None
 
+    def find(self, number: int) -> Slot | None:
+        return self._open.get(number)
+
     def open(self, sampling: Sampling | None) -> Slot:
         if not self._free:
             raise EngineFull(
@@ -79,6 +82,23 @@ class Slots:
         assert len(self._open) + len(self._free) == self.limit
         assert not set(self._open) & set(self._free)
         assert all(number == slot.number for number, slot in self._open.items())
+
+
+def is_step(span: Span, slot: Slot, info: EngineInfo) -> bool:
+    """Whether a span is a drafter's inner loop: one row at the slot's end, chosen plainly.
+
+    Nothing that `check_pass` refuses is a step.
+    """
+    tokens = span.tokens
+    return (
+        len(tokens) == 1
+        and span.want == "ids"
+        and slot.plain
+        and span.base == len(slot.tokens) < info.context
+        and 0 <= tokens[0] < info.vocabulary_size
+        and span.first == 0
+        and span.parents is None
+    )
 
 
 def check_pass(spans: Sequence[Span], slots: Slots, info: EngineInfo) -> None:

@@ -10,8 +10,9 @@ from outrider.engines.base import BaseEngine
 from outrider.engines.llama.library import Model
 from outrider.engines.llama.probe import same
 from outrider.engines.llama.runner import Runner, Scores
-from outrider.engines.slots import pick
+from outrider.engines.slots import Slot, pick
 from outrider.errors import EngineFailed, LocalProtocolError
+from outrider.protocol.sampling import best
 
 RECHECK_EVERY = 1000
 """Passes; one of so many is run again in another grouping."""
@@ -43,6 +44,11 @@ class LlamaEngine(BaseEngine):
         if due is not None:
             self._recheck(spans[due], kept[0])
         return [picked[i] for i in range(len(spans))]
+
+    def _step(self, span: Span, slot: Slot) -> Picked:
+        if self._info.exact:
+            return super()._step(span, slot)
+        return Picked((best(self._runner.step(span.slot, span.tokens[0])),))
 
     def _due(self, spans: Sequence[Span]) -> int | None:
         """Which span is run again after this pass."""

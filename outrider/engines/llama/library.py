@@ -147,6 +147,7 @@ class Context:
             self.close()
             raise EngineFailed(f"llama.cpp made a smaller context for {name} than was asked for")
         self._batch = Batch(self.rows, settings.sequences)
+        self._row = Row()
         self._address: int | None = 0
         self._view = np.empty((0, self.size), dtype=np.float32)
         """The last scores, and where they lie: a view costs more to make than to keep."""
@@ -156,7 +157,16 @@ class Context:
 
         Raises EngineFailed; the KV of the sequences is then undefined beyond the rows' start.
         """
-        code = lib.llama_decode(self._pointer, self._batch.filled(rows, tokens, positions))
+        return self._decoded(self._batch.filled(rows, tokens, positions), rows.count)
+
+    def step(self, sequence: int, token: int, position: int) -> NDArray[np.float32]:
+        """`decode` of one row: its scores, [size]."""
+        batch = self._row.filled(sequence, token, position)
+        scores: NDArray[np.float32] = self._decoded(batch, 1)[0]
+        return scores
+
+    def _decoded(self, batch: Any, count: int) -> NDArray[np.float32]:
+        code = lib.llama_decode(self._pointer, batch)
         if code != 0:
             raise EngineFailed(
                 "llama.cpp could not run the pass",
@@ -164,8 +174,8 @@ class Context:
                 effect="no token was chosen",
             )
         address = _logits_address(self._pointer)
-        if address != self._address or rows.count != len(self._view):
-            self._view = self._viewed(address, rows.count)
+        if address != self._address or count != len(self._view):
+            self._view = self._viewed(address, count)
             self._address = address
         return self._view
 
@@ -272,6 +282,29 @@ class Batch:
             self._pointers[:count] = self._base + 4 * rows.sequences
             self._raw.n_tokens = count
             self._rows = rows
+        return self._raw
+
+
+class Row:
+    """A `llama_batch` of one row whose scores are asked for."""
+
+    def __init__(self) -> None:
+        self._sequence, self._token, self._position = (ctypes.c_int32() for _ in range(3))
+        self._raw = lib.llama_batch(
+            n_tokens=1,
+            token=ctypes.pointer(self._token),
+            embd=None,
+            pos=ctypes.pointer(self._position),
+            n_seq_id=ctypes.pointer(ctypes.c_int32(1)),
+            seq_id=ctypes.pointer(ctypes.pointer(self._sequence)),
+            logits=ctypes.pointer(ctypes.c_int8(1)),
+        )
+
+    def filled(self, sequence: int, token: int, position: int) -> Any:
+        """The structure to pass by value; it points into this object."""
+        self._sequence.value = sequence
+        self._token.value = token
+        self._position.value = position
         return self._raw
 
 

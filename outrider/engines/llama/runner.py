@@ -46,6 +46,15 @@ class Runner:
         for form in forms(asked, self.rule, self.cost, self.limit):
             self._decode(form, spans, take)
 
+    def step(self, slot: int, token: int) -> Scores:
+        """One row without padding: its scores, [V], a view that is valid until the next decode.
+
+        After an error the caller cuts the slot.
+        """
+        scores = self.context.step(slot, token, self._held[slot])
+        self._held[slot] += 1
+        return scores[: self.size]
+
     def run_alone(self, span: Span, rows: int) -> list[Scores]:
         """One span in its own decode of at least `rows` rows; scores are copied."""
         length = len(span.tokens)

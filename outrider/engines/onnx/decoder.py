@@ -96,6 +96,19 @@ class Decoder:
         bound.total[0] = max(call.past) + rows
         bound.lengths[:] = [past + rows - 1 for past in call.past]
         bound.wanted[:] = call.wanted
+        return self._ran(bound)
+
+    def step(self, slot: int, token: int, past: int) -> Floats:
+        """`run` of one row: its scores, [vocab_size]."""
+        bound = self._binding(slot, 1, 1, 1)
+        bound.ids[0, 0] = token
+        bound.total[0] = past + 1
+        bound.lengths[0] = past
+        bound.wanted[0] = 0
+        row: Floats = self._ran(bound)[0]
+        return row
+
+    def _ran(self, bound: _Bound) -> Floats:
         # The library's errors share no base class.
         try:
             self._session.run_with_iobinding(bound.binding)

@@ -13,7 +13,8 @@ from outrider.engine import EngineInfo, KvSegment, Picked, Span
 from outrider.engines.base import BaseEngine
 from outrider.engines.onnx.decoder import Call, Decoder
 from outrider.engines.slots import Slot, pick
-from outrider.errors import EngineFailed, LocalProtocolError
+from outrider.errors import LocalProtocolError
+from outrider.protocol.sampling import best
 
 RECHECK_EVERY = 1000
 """Passes between two re-checks of an exact engine."""
@@ -40,6 +41,12 @@ class OnnxEngine(BaseEngine):
         if self._info.exact and self._passes % RECHECK_EVERY == RECHECK_EVERY - 1:
             self._recheck(spans[0])
         return picked
+
+    def _step(self, span: Span, slot: Slot) -> Picked:
+        if self._info.exact:
+            return super()._step(span, slot)
+        scores = self._decoder.step(span.slot, span.tokens[0], span.base)
+        return Picked((best(scores[: self._info.vocabulary_size]),))
 
     def _alone(self, span: Span) -> list[Picked]:
         return [self._picked(span, self._run_span(span, self._computed(span)))]
@@ -81,11 +88,7 @@ class OnnxEngine(BaseEngine):
         return self._decoder.run(Call(span.slot, (ids,), (span.base,), wanted))
 
     def _picked(self, span: Span, scores: Floats) -> Picked:
-        slot = self._slots[span.slot]
-        scores = scores[:, : self._info.vocabulary_size]
-        if span.want == "ids" and _plain(slot):
-            return Picked(tuple(_greedy(row) for row in scores))
-        return pick(span, slot, scores)
+        return pick(span, self._slots[span.slot], scores[:, : self._info.vocabulary_size])
 
     def _recheck(self, span: Span) -> None:
         """Compute the last row again in other company; `exact` ends with the first difference."""
@@ -130,23 +133,6 @@ class OnnxEngine(BaseEngine):
             raise LocalProtocolError("KV does not follow on the tokens that the slot holds")
         if not all(0 <= token < self._info.vocabulary_size for token in segment.tokens):
             raise LocalProtocolError("KV names a token outside the vocabulary")
-
-
-def _plain(slot: Slot) -> bool:
-    """Whether the choice is the argmax of the scores as they are."""
-    params = slot.sampling.params
-    return params.greedy and not params.penalised and not params.logit_bias
-
-
-def _greedy(row: Floats) -> int:
-    best = int(row.argmax())
-    if not math.isfinite(row[best]):
-        raise EngineFailed(
-            "the model gave scores that are not finite",
-            why="a NaN or an infinity came out of the last layer",
-            effect="the token was not chosen",
-        )
-    return best
 
 
 def _neighbours(spans: Sequence[Span]) -> Iterator[list[Span]]:

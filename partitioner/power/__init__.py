@@ -1,0 +1,1 @@
+"""Power: what is drawn, what is left, what a request costs, and what follows from it."""

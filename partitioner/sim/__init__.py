@@ -1,0 +1,1 @@
+"""The simulator: many devices on the cost model and the policies of the runtime."""
