@@ -11,6 +11,9 @@ turn for each prompt, in one process on one machine:
 - `sync`    synchronous draft-verify: the target waits for every draft
 - `bare`    the target engine's own loop, no network (`plain`: the same, exactness off)
 
+What a commit costs outside the engines is measured beside these with the target as
+it is bundled: a difference of two steps of a few milliseconds, not of two long ones.
+
 A figure is a ratio of one interleaved run, with the 95 % interval of its pairs.
 """
 
@@ -56,9 +59,12 @@ from outrider.testing.supervisor import Supervisor
 from outrider.worker import EngineThread
 
 STEP_MS = 50.0
+SHORT = "bundled:target"
 RTTS_MS = (0.0, 20.0, 80.0)
 TOKENS = 48
 ROUNDS = 6
+SHORT_RUNS = 24
+"""Pairs of an idle stream and the bare loop with the target as it is bundled."""
 NICENESS = 5
 PROMPTS = (
     "import argparse\nimport os\n\n\ndef main():\n    parser = argparse.",
@@ -137,10 +143,12 @@ class Bed:
         place = Path(self.stack.enter_context(tempfile.TemporaryDirectory(prefix="outrider-")))
         supervisor = await self.stack.enter_async_context(Supervisor())
         for numerics in ("exact", "plain"):
-            await self._bare(numerics)
+            await self._bare(numerics, self.model, numerics)
+        await self._bare("short", SHORT, "exact")
         addresses = {}
         for name, trigger in (("auto", "auto"), ("sync", "wait:500")):
-            addresses[name] = await self._cloud(supervisor, place, name, trigger)
+            addresses[name] = await self._cloud(supervisor, place, name, trigger, self.model)
+        short = await self._cloud(supervisor, place, "short", "free", SHORT)
         os.nice(NICENESS)
         for name, address in addresses.items():
             # A link that is late is no link: it does not stand behind edge and client.
@@ -155,15 +163,16 @@ class Bed:
             "beside": self._daemon(addresses["auto"], good),
             "sync": self._daemon(through["sync"], good),
             "control": self._daemon(through["sync"], bad),
+            "short": self._daemon(short, good),
         }
         # Loading is over: from here on the loop serves.
         sys.setswitchinterval(edges.SWITCH_S)
         self.lag.start()
         self.stack.callback(self.lag.stop)
 
-    async def _bare(self, numerics: Any) -> None:
+    async def _bare(self, name: str, model: str, numerics: Any) -> None:
         spec = EngineSpec(
-            model=self.model,
+            model=model,
             engine="torch",
             device="cpu",
             numerics=numerics,
@@ -171,14 +180,16 @@ class Bed:
             max_slots=2,
             threads=1,
         )
-        self.bare[numerics] = await BareLoop.start(spec)
-        self.stack.push_async_callback(self.bare[numerics].aclose)
+        self.bare[name] = await BareLoop.start(spec)
+        self.stack.push_async_callback(self.bare[name].aclose)
 
-    async def _cloud(self, supervisor: Supervisor, place: Path, name: str, trigger: str) -> Address:
+    async def _cloud(
+        self, supervisor: Supervisor, place: Path, name: str, trigger: str, model: str
+    ) -> Address:
         note = place / f"{name}.json"
         command = (
             *(sys.executable, "-c", "from outrider.cli import main; main()", "cloud"),
-            *("--listen", "127.0.0.1:0", "--ready-file", str(note), "--model", f"t={self.model}"),
+            *("--listen", "127.0.0.1:0", "--ready-file", str(note), "--model", f"t={model}"),
             *("--engine", "torch", "--device", "cpu", "--threads", "1", "--context", "512"),
             *("--max-slots", "4", "--trigger", trigger),
         )
@@ -223,6 +234,8 @@ class Bed:
                 return await self._answer("ours", "draft", prompt, sampling, tokens)
         if arm == "idle":
             return await self._answer("ours", "cloud", prompt, sampling, tokens)
+        if arm == "short":
+            return await self._answer("short", "cloud", prompt, sampling, tokens)
         return await self._answer(arm, "draft", prompt, sampling, tokens)
 
     async def _answer(
@@ -355,7 +368,6 @@ def figures(rows: Sequence[dict[str, Any]], cells: Sequence[Cell], bed: Bed) -> 
     near = [row for row in ours if row["rtt_ms"] <= step_ms] or ours
     over_bare = ratio([(base, bare) for base, _, bare, _ in pairs])
     idle_over_bare = ratio([(idle, bare) for _, idle, bare, _ in pairs])
-    overhead = sorted(idle - bare for _, idle, bare, _ in pairs)
     worst = max(raced, key=lambda row: float(row["over_base"]))
     best = min(ours, key=lambda row: float(row["over_base"]))
     return {
@@ -372,12 +384,26 @@ def figures(rows: Sequence[dict[str, Any]], cells: Sequence[Cell], bed: Bed) -> 
         **idle_over_bare.flat("idle_over_bare"),
         **ratio([(bare, plain) for _, _, bare, plain in pairs]).flat("exact_cost"),
         "bytes_up_per_token": max(row["bytes_up_per_token"] for row in raced),
-        "round_overhead_ms": overhead[len(overhead) // 2],
         "loop_lag_p99_ms": max(bed.lag.quantile_ms(0.99), bed.cloud_lag_ms),
         "loop_lag_p99_edge_ms": bed.lag.quantile_ms(0.99),
         "loop_lag_p99_cloud_ms": bed.cloud_lag_ms,
         "identical_share": sum(row["identical"] for row in rows) / len(rows),
         "void_cells": sum(row["void"] for row in rows),
+    }
+
+
+async def overhead(bed: Bed, runs: int, tokens: int) -> dict[str, float]:
+    """Milliseconds that a commit costs outside the engines: streaming minus the bare loop."""
+    pairs = []
+    for _ in range(runs):
+        idle = await bed.run("short", PROMPTS[0], SAMPLINGS[0], tokens)
+        pairs.append((idle.tpot_ms, await bed.bare["short"].run(tokens)))
+    added = sorted(idle - bare for idle, bare in pairs)
+    return {
+        "round_overhead_ms": added[len(added) // 2],
+        "round_overhead_low_ms": added[len(added) // 20],
+        "round_overhead_high_ms": added[-1 - len(added) // 20],
+        "short_step_ms": sum(bare for _, bare in pairs) / len(pairs),
     }
 
 
@@ -410,6 +436,7 @@ async def measured(*, quick: bool) -> dict[str, Any]:
         cells = [await measure(bed, rtt_ms, rounds, tokens) for rtt_ms in rtts]
         rows = [row for cell in cells for row in rows_of(cell)]
         found = figures(rows, cells, bed)
+        found |= await overhead(bed, 4 if quick else SHORT_RUNS, TOKENS)
         digest = resolve(bed.model).digest
         waiting = await control(bed, tokens)
     return {
