@@ -13,7 +13,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import grpc
 import grpc.aio
@@ -48,7 +48,7 @@ DESCRIBE_S = 20.0
 CHECK_S = 2.5
 """For one that only says that the cloud is there."""
 BEAT_S = 1.0
-"""After this long without a message of its own the edge says that it is there."""
+"""The edge says this often that it is there, and learns the round trip from the echo."""
 SILENCE_S = 2.5
 """Nothing for this long from a cloud that announced 1000 ms heartbeats: it is lost."""
 BACKOFF_S = (0.25, 4.0)
@@ -82,8 +82,8 @@ class Wire:
     rtt: Callable[[float], None]
     bytes_up: int = 0
     bytes_down: int = 0
-    sent_at: float = 0.0
-    """When something was sent last, on the monotonic clock."""
+    asked_at: float = 0.0
+    """When a heartbeat was sent last, on the monotonic clock."""
     _reading: asyncio.Task[Any] | None = None
     _writing: asyncio.Task[Any] | None = None
 
@@ -92,7 +92,6 @@ class Wire:
         self.conversation.send(message)
         data = codec.encode_up(message, self.slots)
         self.bytes_up += len(data)
-        self.sent_at = time.monotonic()
         try:
             await self._write(data)
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError, grpc.aio.UsageError):
@@ -144,10 +143,14 @@ class Wire:
             await self.send(Heartbeat(_now_us(), message.sent_us))
 
     async def beat(self) -> float:
-        """Send a heartbeat when nothing was sent for long; seconds until the next is due."""
-        if time.monotonic() - self.sent_at >= BEAT_S:
+        """Send a heartbeat when the last one is long ago; seconds until the next is due.
+
+        Whatever else is sent: its echo is what tells the round trip while drafts go up.
+        """
+        if time.monotonic() - self.asked_at >= BEAT_S:
+            self.asked_at = time.monotonic()
             await self.send(Heartbeat(_now_us()))
-        return max(0.0, self.sent_at + BEAT_S - time.monotonic())
+        return max(0.0, self.asked_at + BEAT_S - time.monotonic())
 
     async def _ended(self) -> None:
         if await self.call.code() is not grpc.StatusCode.OK:
@@ -189,6 +192,8 @@ class Peer:
 
     address: str
     channel: grpc.aio.Channel
+    kind: Literal["cloud", "split"] = "cloud"
+    """What answers there: a cloud, or a committer of this house over its own devices' stages."""
     models: tuple[ModelDescription, ...] = ()
     served: dict[str, Served] = field(default_factory=dict)
     failures: int = 0
