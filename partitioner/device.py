@@ -14,8 +14,9 @@ class Rate:
     """How fast one engine computes at one precision on this device.
 
     A stage of units S with k rows at context c takes, in seconds,
-    `pass_s + sum over S of max(k * flops(c) / flops_per_s, bytes / bytes_per_s) + layer_s`
-    (roofline, arXiv 2406.01698), times the row curve and `DeviceProfile.slowdown`.
+    `pass_s + sum over S of unit_s`, times `DeviceProfile.slowdown`, with `unit_s` of
+    `outrider.partitioner.cost`: a roofline (arXiv 2406.01698) of the products times the
+    row curve, one of attention, and `layer_s`.
     """
 
     engine: str
@@ -31,6 +32,18 @@ class Rate:
     error: float | None = None
     """Geometric mean of max(a/b, b/a) - 1 on measurements that were held out."""
     source: Source = "measured"
+    bytes_per_weight: float = 0.0
+    """Of a number of a weight at this precision. Not 0, it stands for `weight_scale`, whatever
+    precision a model is stored in (`cost.suited`)."""
+    kv_scale: float = 1.0
+    """Bytes of this engine's KV over `Unit.kv_bytes`."""
+    attention_flops_per_s: float = 0.0
+    """Of attention over the context; 0 is as of products."""
+    cache_bytes: float = 0.0
+    """Models that stream less than this stay in the processor's cache between passes,"""
+    cache_bytes_per_s: float = 0.0
+    """and stream at this rate; 0 is as from memory."""
+    numerics: str = "exact"
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,9 @@ from typing import Literal
 
 Kind = Literal["embedding", "decoder", "head"]
 
+KV_ITEM = 2
+"""Bytes of a number in `Unit.kv_bytes`."""
+
 
 @dataclass(frozen=True, slots=True)
 class Unit:
@@ -24,9 +27,22 @@ class Unit:
     """The same per row and token of context."""
     weight_bytes: int
     kv_bytes: int
-    """Kept per token."""
+    """Kept per token, at 2 bytes a number; `Rate.kv_scale` turns it into an engine's own."""
     output: int
     """Numbers of one row that leave it: the hidden size; 0 past the head, which gives an id."""
+    read_bytes: int | None = None
+    """Of `weight_bytes`, what one pass reads; None reads all. An embedding reads a row of it."""
+    window: int | None = None
+    """A row attends to at most this many tokens."""
+
+    @property
+    def streamed_bytes(self) -> int:
+        """Weight bytes that one pass reads."""
+        return self.weight_bytes if self.read_bytes is None else self.read_bytes
+
+    def seen(self, context: float) -> float:
+        """Tokens of a context that a row attends to."""
+        return context if self.window is None else min(context, self.window)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +57,8 @@ class ModelGraph:
     """Precision of the stored weights."""
     context: int
     vocabulary: int
+    tied: bool = False
+    """The head's matrix is the embedding's: once in memory where both are on one device."""
 
     @property
     def decoders(self) -> int:
@@ -48,7 +66,13 @@ class ModelGraph:
 
     @property
     def weight_bytes(self) -> int:
-        return sum(unit.weight_bytes for unit in self.units)
+        """Of the whole model on one device."""
+        return sum(unit.weight_bytes for unit in self.units) - self.shared_bytes
+
+    @property
+    def shared_bytes(self) -> int:
+        """What one device saves that holds both the embedding and a head tied to it."""
+        return self.units[0].weight_bytes if self.tied else 0
 
 
 def chain(count: int) -> tuple[tuple[int, int], ...]:
