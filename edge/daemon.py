@@ -34,6 +34,7 @@ from outrider.errors import (
 from outrider.lag import LoopLag
 from outrider.models.served import Served
 from outrider.options import EdgeOptions
+from outrider.partitioner.power.account import Accountant
 from outrider.protocol import events
 from outrider.protocol.messages import ModelDescription
 from outrider.protocol.status import CloudStatus, ModelCard, RequestState, Status
@@ -95,6 +96,7 @@ class Daemon:
     lag: LoopLag
     small_for: Callable[[ModelDescription], Awaitable[Small | None]] | None = None
     """Makes the drafter once a target's vocabulary is known, for those that need it."""
+    energy: Accountant = field(default_factory=Accountant)
     clock: Callable[[], float] = time.monotonic
     listen: str = ""
     started_at: float = field(default_factory=time.monotonic)
@@ -140,6 +142,7 @@ class Daemon:
             drafter,
             self.fanout.publish,
             self.clock,
+            energy=self.energy,
             journal=self._journal(job, suffix),
         )
         self.running[job.id] = ride

@@ -42,6 +42,8 @@ class Lane:
     closed: bool = False
     draft_ms: float = 0.0
     """Time the last burst took."""
+    owner: str = ""
+    """The request that it drafts for; its share of a burst is reported under this name."""
 
     def commit(self, tokens: Sequence[int]) -> None:
         """Committed tokens arrived: they shorten the chain, or end it."""
@@ -83,6 +85,8 @@ class _Job:
 class Drafter:
     engine: EngineThread
     clock: Callable[[], float]
+    spent: Callable[[str, float, int], None] = lambda owner, busy_s, drafted: None
+    """Told after a burst, for each lane: owner, its seconds of the engine, tokens it drafted."""
     lanes: list[Lane] = field(default_factory=list)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _closing: list[int] = field(default_factory=list)
@@ -92,8 +96,10 @@ class Drafter:
         """Whether it is a model that could answer alone."""
         return self.engine.info.engine != "ngram"
 
-    def open(self, sampling: Sampling, tokens: Sequence[int], grown: Callable[[], None]) -> Lane:
-        lane = Lane(sampling, list(tokens), grown)
+    def open(
+        self, sampling: Sampling, tokens: Sequence[int], grown: Callable[[], None], owner: str = ""
+    ) -> Lane:
+        lane = Lane(sampling, list(tokens), grown, owner=owner)
         self.lanes.append(lane)
         return lane
 
@@ -161,9 +167,19 @@ class Drafter:
         except Exception:  # noqa: BLE001 - whatever a library raises, answers go on without hints
             self._give_up(jobs)
             return
-        took = (self.clock() - began) * 1e3
+        took = self.clock() - began
+        self._report(jobs, drafts, took)
         for job, drafted in zip(jobs, drafts, strict=True):
-            _take(job, drafted, took)
+            _take(job, drafted, took * 1e3)
+
+    def _report(
+        self, jobs: Sequence[_Job], drafts: Sequence[tuple[int, ...] | None], took_s: float
+    ) -> None:
+        """The burst's time, shared by the rows that each lane had in it."""
+        counts = [len(drafted or ()) for drafted in drafts]
+        rows = [len(job.tokens) + count for job, count in zip(jobs, counts, strict=True)]
+        for job, count, own in zip(jobs, counts, rows, strict=True):
+            self.spent(job.lane.owner, took_s * own / sum(rows), count)
 
     def _give_up(self, jobs: Sequence[_Job]) -> None:
         """The engine failed on this pass: these answers go on without hints."""

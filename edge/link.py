@@ -210,6 +210,10 @@ class Peer:
     def serves(self, model: str) -> bool:
         return any(model in ("", description.name) for description in self.models)
 
+    def device(self, model: str) -> str:
+        """What computes a model there, as that cloud tells; empty when it does not."""
+        return next((m.device for m in self.models if model in ("", m.name)), "")
+
     def note_rtt(self, seconds: float) -> None:
         fade = RTT_FADE if self.rtt_s is not None else 0.0
         self.rtt_s = (self.rtt_s or 0.0) * fade + seconds * (1 - fade)

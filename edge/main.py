@@ -29,6 +29,7 @@ from outrider.engines import registry
 from outrider.lag import LoopLag, run
 from outrider.models import served
 from outrider.options import EdgeOptions, NamedModel
+from outrider.partitioner.power.account import Accountant
 from outrider.protocol import events
 from outrider.protocol.bus import Bus
 from outrider.protocol.messages import ModelDescription
@@ -58,8 +59,9 @@ async def start(options: EdgeOptions, stack: AsyncExitStack) -> Running:
     lag = LoopLag()
     link = Link.make(options, fanout.publish)
     stack.push_async_callback(link.close)
-    small, later = await _small(options, stack, fanout.publish)
-    daemon = Daemon(options, link, small, fanout, lag, small_for=later)
+    energy = Accountant()
+    small, later = await _small(options, stack, fanout.publish, energy)
+    daemon = Daemon(options, link, small, fanout, lag, small_for=later, energy=energy)
     stack.push_async_callback(daemon.close)
     server = ApiServer(build_api(daemon, settings, events=fanout, ready=daemon.ready))
     await server.start(options.listen.host, options.listen.port)
@@ -100,7 +102,10 @@ SmallLater = Callable[[ModelDescription], Awaitable[Small | None]]
 
 
 async def _small(
-    options: EdgeOptions, stack: AsyncExitStack, publish: Callable[[events.Event], None]
+    options: EdgeOptions,
+    stack: AsyncExitStack,
+    publish: Callable[[events.Event], None],
+    energy: Accountant,
 ) -> tuple[Small | None, SmallLater | None]:
     """The draft model, now, or once the target's vocabulary is known, or never."""
     if options.draft == "none":
@@ -109,7 +114,7 @@ async def _small(
 
         async def later(target: ModelDescription) -> Small:
             spec = _ngram(target, options)
-            return await _load(spec, "ngram", None, stack, publish)
+            return await _load(spec, "ngram", None, stack, publish, energy)
 
         return None, later
     model = NamedModel.parse(options.draft)
@@ -121,7 +126,7 @@ async def _small(
         max_slots=options.max_running,
         threads=options.draft_threads,
     )
-    return await _load(spec, model.name, served.load(spec), stack, publish), None
+    return await _load(spec, model.name, served.load(spec), stack, publish, energy), None
 
 
 def _draft_engine(options: EdgeOptions, path: str) -> str:
@@ -150,11 +155,12 @@ async def _load(
     found: served.Served | None,
     stack: AsyncExitStack,
     publish: Callable[[events.Event], None],
+    energy: Accountant,
 ) -> Small:
     began = time.monotonic()
     engine = await EngineThread.start(lambda: registry.build(spec))
     stack.push_async_callback(engine.shutdown)
-    drafter = Drafter(engine, time.monotonic)
+    drafter = Drafter(engine, time.monotonic, energy.worked)
     stack.callback(asyncio.create_task(drafter.run()).cancel)
     info = engine.info
     publish(

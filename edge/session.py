@@ -38,11 +38,13 @@ from outrider.errors import (
     Overloaded,
     RemoteProtocolError,
 )
+from outrider.partitioner.power.account import Accountant, Bill, Traffic
 from outrider.protocol import events
 from outrider.protocol.messages import (
     ChoiceOpen,
     Close,
     Commit,
+    EnergyKind,
     Finished,
     Open,
     Opened,
@@ -111,6 +113,7 @@ class Request:
     """None when there is no draft model of the target's vocabulary."""
     publish: Callable[[events.Event], None]
     clock: Callable[[], float]
+    energy: Accountant = field(default_factory=Accountant)
     journal: Journal = field(default_factory=MemoryJournal)
     transcript: Transcript = field(default_factory=Transcript)
     answers: list[Answer] = field(default_factory=list)
@@ -141,9 +144,11 @@ class Request:
             raise
         finally:
             self._close_lanes()
+            self.energy.finish(self.job.id, Traffic())
 
     def _begin(self) -> None:
         self.began = self.clock()
+        self.energy.begin(self.job.id, self.job.placement)
         if not self.answers:
             self.answers = [self._answer(number) for number in range(self.job.choices)]
             self._keep(self._record())
@@ -192,7 +197,7 @@ class Request:
         job = self.job
         sampling = Sampling(job.sampling, job.seed, answer.number, len(job.prompt))
         tokens = (*job.prompt, *answer.ledger.tokens)
-        answer.lane = self.drafter.open(sampling, tokens, self._kick.set)
+        answer.lane = self.drafter.open(sampling, tokens, self._kick.set, job.id)
 
     async def _serve(self) -> None:
         if self.job.placement == "edge":
@@ -294,6 +299,7 @@ class Request:
         self.exact = opened.exact
         self.numeric_class = opened.numeric_class
         self.rtt_s = peer.rtt_s
+        self.energy.opened(self.job.id, peer.device(self.job.model), self.clock())
         self._keep(Fenced(self.fence, opened.numeric_class))
         for answer in self.answers:
             answer.reconnect(self.fence)
@@ -335,6 +341,7 @@ class Request:
                 self._commit(answer, message)
             elif isinstance(message, Finished):
                 answer.finish(message)
+                self._account_end(message)
             if sender.done():
                 sender.result()
 
@@ -351,6 +358,14 @@ class Request:
             return
         self._keep(Committed(self.fence, answer.number, position, fresh))
         failpoints.hit("edge.after_commit")
+        self.energy.committed(
+            self.job.id,
+            len(fresh),
+            self.clock(),
+            step_s=message.step_us / 1e6,
+            rows=1 + message.hint_rows,
+            of_rows=message.rows,
+        )
         answer.aim(self.job.hint_depth)
         self._nudge()
         self.publish(
@@ -366,6 +381,14 @@ class Request:
             )
         )
 
+    def _account_end(self, message: Finished) -> None:
+        """What the cloud spent on a choice: its own joules, or the time its prompt took."""
+        self.energy.prefilled(self.job.id, message.prefill_us / 1e6)
+        if message.energy_kind is not EnergyKind.NONE:
+            measured = message.energy_kind is EnergyKind.MEASURED
+            kind: Literal["measured", "estimated"] = "measured" if measured else "estimated"
+            self.energy.told(self.job.id, message.energy_uj / 1e6, kind)
+
     def _nudge(self) -> None:
         self._kick.set()
         if self.drafter is not None:
@@ -379,6 +402,7 @@ class Request:
                 while (hint := answer.hint(SLOTS, ahead)) is not None:
                     failpoints.hit("edge.before_hint")
                     await wire.send(hint)
+                    self.energy.sent(self.job.id, self.clock())
                     if hint.tokens:
                         self._say_hint(answer, hint.base, len(hint.tokens))
             await self._pause(await wire.beat())
@@ -504,6 +528,7 @@ class Request:
 
     async def _alone(self, why: str) -> None:
         """The small model answers from here on; every token is final and named as its own."""
+        self.energy.placed(self.job.id, "edge")
         for answer in self.answers:
             if not answer.done:
                 if self.job.placement != "edge" or answer.end:
@@ -583,13 +608,23 @@ class Request:
     def _end(
         self, how: FinishReason | Literal["done", "failed"], error: OutriderError | None = None
     ) -> None:
+        bill = self.energy.finish(self.job.id, self._traffic())
         for answer in self.answers:
-            self.transcript.add(self._done(answer, how, error))
+            self.transcript.add(self._done(answer, how, error, bill))
         self.transcript.end(error)
-        self.publish(self._said(how))
+        self.publish(self._said(how, bill))
         self._drop_journal()
 
-    def _done(self, answer: Answer, how: str, error: OutriderError | None) -> Done:
+    def _traffic(self) -> Traffic:
+        return Traffic(
+            tokens=sum(answer.end for answer in self.answers),
+            bytes_up=self.totals.bytes_up,
+            bytes_down=self.totals.bytes_down,
+            sent=sum(answer.counts.sent for answer in self.answers),
+            accepted=sum(answer.counts.accepted for answer in self.answers),
+        )
+
+    def _done(self, answer: Answer, how: str, error: OutriderError | None, bill: Bill) -> Done:
         job = self.job
         return Done(
             choice=answer.number,
@@ -607,10 +642,12 @@ class Request:
             rtt_ms=None if self.rtt_s is None else self.rtt_s * 1e3,
             bytes_up=self.totals.bytes_up,
             bytes_down=self.totals.bytes_down,
+            energy_j=bill.joules,
+            energy_kind=bill.kind,
             error=None if error is None else error.code,
         )
 
-    def _said(self, how: str) -> events.RequestDone:
+    def _said(self, how: str, bill: Bill) -> events.RequestDone:
         counts = [answer.counts for answer in self.answers]
         first = [answer.first_ms for answer in self.answers if answer.first_ms is not None]
         return events.RequestDone(
@@ -628,6 +665,8 @@ class Request:
             exact=self.exact,
             bytes_up=self.totals.bytes_up,
             bytes_down=self.totals.bytes_down,
+            energy_j=bill.joules,
+            energy_kind=bill.kind,
         )
 
 
