@@ -20,16 +20,34 @@ SPECS: dict[str, EngineSpec] = {
     "llama": EngineSpec(
         model="bundled:draft", engine="llama", device="cpu", context=256, max_slots=4, threads=1
     ),
+    "onnx int8": EngineSpec(
+        model="bundled:draft",
+        engine="onnx",
+        device="cpu",
+        numerics="plain",
+        context=256,
+        max_slots=4,
+        threads=1,
+    ),
+    "llama plain": EngineSpec(
+        model="bundled:draft",
+        engine="llama",
+        device="cpu",
+        numerics="plain",
+        context=256,
+        max_slots=4,
+        threads=1,
+    ),
     "ngram": EngineSpec(model="ngram", engine="ngram", context=256, max_slots=4),
 }
 
 
 @pytest.fixture(scope="module", params=sorted(SPECS))
 def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
-    name = request.param
-    if name not in registry.installed():
-        pytest.skip(f"engine {name} is not installed")
-    built = registry.build(SPECS[name])
+    spec = SPECS[request.param]
+    if spec.engine not in registry.installed():
+        pytest.skip(f"engine {spec.engine} is not installed")
+    built = registry.build(spec)
     yield built
     built.shutdown()
 

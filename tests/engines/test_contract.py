@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from outrider.engine import Engine, Span
-from outrider.errors import ContextExceeded, EngineFull, InvalidRequest, LocalProtocolError
+from outrider.engine import Engine, Picked, Span
+from outrider.engines.base import BaseEngine
+from outrider.engines.slots import Slot
+from outrider.errors import (
+    ContextExceeded,
+    EngineFailed,
+    EngineFull,
+    InvalidRequest,
+    LocalProtocolError,
+)
 from outrider.protocol.sampling import GREEDY, Sampling, SamplingParams, choose, prepare
 
 PROMPT = (10, 45, 88, 120, 33, 7, 99)
@@ -70,6 +81,55 @@ def test_company_does_not_matter(engine: Engine, sampling: Sampling) -> None:
         assert got == expected
     else:
         assert got[0] == expected[0]
+
+
+def test_a_step_is_the_general_way_made_short(engine: Engine, sampling: Sampling) -> None:
+    """Row by row through `extend`, and through the checks and plans of any pass."""
+    assert isinstance(engine, BaseEngine)
+    quick, plain = engine.open(sampling), engine.open(sampling)
+    before = counted(engine)
+    answer = decode(engine, quick, 10)
+    between = counted(engine)
+    assert [engine.extend([Span(plain, 0, PROMPT, len(PROMPT) - 1)])[0].ids[0]] == answer[:1]
+    for at, token in enumerate(answer[:-1]):
+        base = len(PROMPT) + at
+        assert engine._extended([Span(plain, base, (token,))])[0].ids == (answer[at + 1],)
+    assert np.array_equal(between - before, counted(engine) - between)
+    assert engine.length(quick) == engine.length(plain) == len(PROMPT) + 9
+    engine.close(quick)
+    engine.close(plain)
+
+
+def counted(engine: Engine) -> NDArray[np.int64]:
+    found = engine.statistics()
+    return np.array([found.passes, found.rows, found.padded_rows])
+
+
+def test_a_step_that_fails_leaves_the_slot_as_it_was(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert isinstance(engine, BaseEngine)
+    slot = engine.open()
+    expected = decode(engine, slot, 4)
+    with monkeypatch.context() as broken:
+        broken.setattr(engine, "_step", torn(engine._step))
+        with pytest.raises(EngineFailed):
+            engine.extend([Span(slot, len(PROMPT) + 3, (5,))])
+    assert engine.length(slot) == len(PROMPT) + 3
+    engine.check_integrity()
+    engine.rewind(slot, len(PROMPT))
+    assert engine.extend([Span(slot, len(PROMPT), expected[:1])])[0].ids == (expected[1],)
+    engine.close(slot)
+
+
+def torn(step: Callable[[Span, Slot], Picked]) -> Callable[[Span, Slot], Picked]:
+    """A step that runs, and fails before anyone has its result."""
+
+    def fail(span: Span, slot: Slot) -> Picked:
+        step(span, slot)
+        raise EngineFailed("torn")
+
+    return fail
 
 
 def test_rewind_forgets(engine: Engine, sampling: Sampling) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from outrider.engine import Span, Want
-from outrider.engines.slots import Slot, pick
+from outrider.engine import EngineSpec, Span, Want
+from outrider.engines.fake import FakeEngine
+from outrider.engines.slots import Slot, is_step, pick
 from outrider.errors import EngineFailed
 from outrider.protocol.sampling import GREEDY, Sampling, SamplingParams
 
@@ -33,6 +34,46 @@ def test_plain_choices_are_those_of_the_general_way(want: Want, first: int) -> N
         assert short.scores.tobytes() == long.scores.tobytes() == scores.tobytes()
     else:
         assert short.scores is long.scores is None
+
+
+INFO = FakeEngine(EngineSpec(model="fake", engine="fake", context=8)).info
+
+
+def test_a_row_at_the_end_of_a_plain_slot_is_a_step() -> None:
+    slot = slot_of(GREEDY)
+    assert is_step(Span(0, 3, (5,)), slot, INFO)
+    slot.tokens[:] = [1] * 7
+    assert is_step(Span(0, 7, (INFO.vocabulary_size - 1,)), slot, INFO)
+
+
+@pytest.mark.parametrize(
+    ("span", "params"),
+    [
+        (Span(0, 2, (5,)), GREEDY),
+        (Span(0, 4, (5,)), GREEDY),
+        (Span(0, 3, ()), GREEDY),
+        (Span(0, 3, (5, 6)), GREEDY),
+        (Span(0, 3, (5,), first=1), GREEDY),
+        (Span(0, 3, (5,), first=-1), GREEDY),
+        (Span(0, 3, (5,), parents=(None,)), GREEDY),
+        (Span(0, 3, (5,), want="logprobs"), GREEDY),
+        (Span(0, 3, (5,), want="scores"), GREEDY),
+        (Span(0, 3, (5,), want="children", top_n=1), GREEDY),
+        (Span(0, 3, (-1,)), GREEDY),
+        (Span(0, 3, (INFO.vocabulary_size,)), GREEDY),
+        (Span(0, 3, (5,)), BIASED),
+        (Span(0, 3, (5,)), SamplingParams()),
+        (Span(0, 3, (5,)), SamplingParams(temperature=0.0, presence_penalty=1.0)),
+    ],
+)
+def test_anything_else_is_no_step(span: Span, params: SamplingParams) -> None:
+    assert not is_step(span, slot_of(params), INFO)
+
+
+def test_a_full_slot_has_no_step() -> None:
+    slot = slot_of(GREEDY)
+    slot.tokens[:] = [1] * 8
+    assert not is_step(Span(0, 8, (5,)), slot, INFO)
 
 
 @pytest.mark.parametrize("params", [GREEDY, BIASED])
