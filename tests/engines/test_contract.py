@@ -118,7 +118,7 @@ def test_a_step_that_fails_leaves_the_slot_as_it_was(
     assert engine.length(slot) == len(PROMPT) + 3
     engine.check_integrity()
     engine.rewind(slot, len(PROMPT))
-    assert engine.extend([Span(slot, len(PROMPT), expected[:1])])[0].ids == (expected[1],)
+    assert engine.extend([Span(slot, len(PROMPT), (expected[0],))])[0].ids == (expected[1],)
     engine.close(slot)
 
 
