@@ -111,11 +111,13 @@ async def _host(
     )
     stack.push_async_callback(lambda: verifier.engine.shutdown())
     await verifier.calibrate()
+    details = served.load(spec)
+    host = Host(_describe(model, engine.info, details), details.vocabulary, verifier)
+    verifier.changed = host.describe
     task = asyncio.create_task(verifier.run())
     stack.callback(task.cancel)
-    details = served.load(spec)
     publish(_loaded(model, engine.info, (time.monotonic() - began) * 1e3))
-    return Host(_describe(model, engine.info, details), details.vocabulary, verifier)
+    return host
 
 
 def _loaded(model: NamedModel, info: EngineInfo, load_ms: float) -> events.ModelLoaded:

@@ -14,6 +14,7 @@ import grpc.aio
 from outrider.cloud.session import Choice, Session
 from outrider.cloud.tenants import Tenants
 from outrider.cloud.verifier import Verifier
+from outrider.engine import EngineInfo
 from outrider.errors import (
     CloudUnreachable,
     ContextExceeded,
@@ -70,6 +71,17 @@ class Host:
     description: ModelDescription
     vocabulary: Vocabulary
     verifier: Verifier
+
+    def describe(self, info: EngineInfo) -> None:
+        """The engine became another; sessions that open from now on are told."""
+        self.description = replace(
+            self.description,
+            numeric_class=info.numeric_class,
+            exact=info.exact,
+            engine=info.engine,
+            device=info.device,
+            dtype=info.dtype,
+        )
 
 
 @dataclass(frozen=True, slots=True)

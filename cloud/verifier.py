@@ -14,7 +14,7 @@ from outrider.cloud.accept import accepted
 from outrider.cloud.cost import StepCost
 from outrider.cloud.scheduler import Plan, Scheduler, Work
 from outrider.cloud.session import Choice, Session, finished
-from outrider.engine import Picked, Span
+from outrider.engine import EngineInfo, Note, Picked, Span
 from outrider.errors import EngineFailed, EngineFull, OutriderError
 from outrider.protocol import events
 from outrider.protocol.messages import Commit, Down, Reason
@@ -60,10 +60,18 @@ class Verifier:
     """Monotonic seconds."""
     restart: Callable[[], Awaitable[AsyncEngine]]
     """Makes the engine anew after its process ended."""
+    changed: Callable[[EngineInfo], None] = lambda info: None
+    """Told when the engine is another than it was: one made anew, or one whose layers moved."""
     sessions: dict[tuple[str, bytes], Session] = field(default_factory=dict)
     counts: _Counts = field(default_factory=_Counts)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _closing: list[int] = field(default_factory=list)
+    _known: EngineInfo = field(init=False)
+    _noted: int = 0
+    """The last note of the engine that was passed on."""
+
+    def __post_init__(self) -> None:
+        self._known = self.engine.info
 
     # --- the hot loop ----------------------------------------------------------------------
 
@@ -79,6 +87,7 @@ class Verifier:
         self._wake.clear()
         await self._free_slots()
         await self._take_slots()
+        await self._look_at_engine()
         plan = self.scheduler.plan(self._choices(), self.clock())
         if plan.works:
             await self._step(plan)
@@ -91,6 +100,7 @@ class Verifier:
             choice.started_at = choice.started_at or began
         failpoints.hit("cloud.before_pass")
         found = await self._compute_all(plan.works)
+        await self._look_at_engine()
         failpoints.hit("cloud.after_pass")
         step_ms = (self.clock() - began) * 1e3
         self.scheduler.cost.note(plan.rows, step_ms)
@@ -145,10 +155,32 @@ class Verifier:
         self._closing.clear()
         await self.engine.shutdown()
         try:
-            self.engine = await self.restart()
+            self.engine, self._noted = await self.restart(), 0
         except (OutriderError, OSError):
             # The next session asks for another try.
             self._fail_all(gone)
+
+    async def _look_at_engine(self) -> None:
+        """Pass on what the engine became; sessions do not go on under another numeric class
+        without their devices' word, so what was computed for them since is not committed."""
+        info, before = self.engine.info, self._known
+        if info is before:
+            return
+        self._known = info
+        self.changed(info)
+        for note in (await self.engine.statistics()).notes:
+            if note.number > self._noted:
+                self._noted = note.number
+                self.publish(_decision(note))
+        if info.numeric_class != before.numeric_class:
+            self._fail_all(
+                EngineFailed(
+                    "the engine goes on under another numeric class",
+                    why=f"it was {before.numeric_class[:12]}, it is {info.numeric_class[:12]}",
+                    effect="the session ended; what was committed stays",
+                    todo="open it again, here or at a cloud of the old class",
+                )
+            )
 
     async def _recover(self, error: Exception) -> None:
         """What no session is to blame for: an engine that ended between passes, or a bug."""
@@ -368,6 +400,18 @@ class Verifier:
                 break
         await self.engine.close(slot)
         return cost
+
+
+def _decision(note: Note) -> events.Decision:
+    return events.Decision(
+        request="",
+        what=note.what,
+        old=note.old,
+        new=note.new,
+        reason=note.reason,
+        binding=note.binding,
+        runner_up=note.runner_up,
+    )
 
 
 def _slots(session: Session) -> list[int]:

@@ -129,6 +129,20 @@ class KvSegment:
 
 
 @dataclass(frozen=True, slots=True)
+class Note:
+    """Something that an engine decided by itself; the fields are those of `events.Decision`."""
+
+    number: int
+    """Counts from 1 since load."""
+    what: Literal["placement"]
+    old: str
+    new: str
+    reason: str
+    binding: str = ""
+    runner_up: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class EngineStatistics:
     """Counters since load."""
 
@@ -140,6 +154,8 @@ class EngineStatistics:
     """Rows computed to fulfil the row rule, beyond those asked for."""
     recheck_mismatches: int
     """Re-checks of a pass that were not bit-equal; above 0, `info.exact` is False."""
+    notes: tuple[Note, ...] = ()
+    """The latest, oldest first. Each changes `info`, which tells that there is one."""
 
 
 class Engine(Protocol):

@@ -184,7 +184,7 @@ class EngineProcess:
         except BaseException:
             await process.shutdown()
             raise
-        process._info = reply.info
+        assert reply.info is not None
         return process
 
     @property
@@ -250,6 +250,7 @@ class EngineProcess:
             while True:
                 size = int.from_bytes(await self._reader.readexactly(_HEADER), "little")
                 reply = _REPLY_DECODER.decode(await self._reader.readexactly(size))
+                self._info = reply.info or self._info
                 future = self._waiting.popleft()
                 if not future.done():
                     _resolve(future, reply)
@@ -314,6 +315,7 @@ class _Host:
 
     def __init__(self) -> None:
         self._engine: Engine | None = None
+        self._told: EngineInfo | None = None
 
     @property
     def engine(self) -> Engine:
@@ -321,6 +323,13 @@ class _Host:
         return self._engine
 
     def answer(self, request: _Request) -> _Reply:
+        """A description that is not the one last told goes with the answer."""
+        reply = self._answer(request)
+        if self._engine is not None and self._engine.info is not self._told:
+            self._told = reply.info = self._engine.info
+        return reply
+
+    def _answer(self, request: _Request) -> _Reply:
         try:
             return self._do(request)
         except OutriderError as error:
@@ -350,7 +359,7 @@ class _Host:
 
         assert request.spec is not None
         self._engine = registry.build(request.spec)
-        return _Reply(info=self._engine.info)
+        return _Reply()
 
 
 def _named(error: Exception) -> str:
