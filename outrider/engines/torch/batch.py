@@ -317,5 +317,5 @@ def _outputs(spans: Sequence[Span], padding: Padding) -> Ints | None:
     for span in spans:
         found += range(at + span.first, at + len(span.tokens))
         at += len(span.tokens)
-    found += [found[-1]] * (padding.rows(len(found)) - len(found))
+    found += found[-1:] * (padding.rows(len(found)) - len(found))
     return np.array(found, dtype=np.int64)

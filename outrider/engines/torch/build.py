@@ -10,11 +10,13 @@ from contextlib import contextmanager
 import torch
 
 from outrider.engine import EngineSpec
+from outrider.engines.torch import tiered
 from outrider.engines.torch.cache import Cache, capacity
 from outrider.engines.torch.decoder import Decoder
 from outrider.engines.torch.device import choose_device, choose_dtype
 from outrider.engines.torch.engine import Identity, TorchEngine
 from outrider.engines.torch.linear import Kind, kinds
+from outrider.engines.torch.offload import budget_of
 from outrider.engines.torch.probe import SLOTS
 from outrider.engines.torch.settle import settle
 from outrider.errors import ConfigError, EngineFull, ModelCorrupt, ModelUnsupported
@@ -23,11 +25,38 @@ from outrider.models.config import ModelConfig, load_config
 from outrider.models.source import ModelFiles, resolve
 from outrider.models.weights import Weights, expected
 
-OPTIONS: tuple[str, ...] = ()
+OPTIONS = ("memory", "accelerator", "offload")
+"""Bytes of RAM and of the accelerator for weights and KV, and how they are used."""
 
 
 def build(spec: EngineSpec) -> TorchEngine:
     """Raises ModelCorrupt, ModelUnsupported, ConfigError, EngineFull (no memory)."""
+    files, config = files_of(spec)
+    if spec.threads is not None:
+        torch.set_num_threads(spec.threads)
+    device = choose_device(spec.device)
+    dtype = choose_dtype(spec.dtype, device)
+    weights = Weights(files, config)
+    digest, size = vocabulary_of(files, config)
+    context = context_of(spec, config)
+    if (budget := budget_of(spec)) is not None:
+        with torch.inference_mode(), memory_errors():
+            found = (digest, size)
+            return tiered.build(spec, budget, files, config, found, context, device, dtype)
+
+    def load(kind: Kind) -> Decoder:
+        return Decoder(config, weights, device, dtype, kind, capacity(context))
+
+    with torch.inference_mode(), memory_errors():
+        cache = Cache(config, max(spec.max_slots + 1, SLOTS), context, device, dtype)
+        ways = kinds(device, dtype)
+        runner, finding = settle(load, ways, spec.numerics, cache, size, parameters(config))
+    identity = Identity(files.name, files.digest, digest)
+    return TorchEngine(spec, identity, runner, finding)
+
+
+def files_of(spec: EngineSpec) -> tuple[ModelFiles, ModelConfig]:
+    """The model that a spec names; its options are looked at too."""
     for name, _ in spec.options:
         if name not in OPTIONS:
             raise ConfigError(f"the torch engine has no option {name!r}")
@@ -38,28 +67,15 @@ def build(spec: EngineSpec) -> TorchEngine:
             effect="the model was not loaded",
             todo="name a folder with config.json and safetensors, or take another engine",
         )
-    if spec.threads is not None:
-        torch.set_num_threads(spec.threads)
-    device = choose_device(spec.device)
-    dtype = choose_dtype(spec.dtype, device)
-    config = load_config(files.config)
-    weights = Weights(files, config)
-    digest, size = _vocabulary(files, config)
-    context = _context(spec, config)
-
-    def load(kind: Kind) -> Decoder:
-        return Decoder(config, weights, device, dtype, kind, capacity(context))
-
-    with torch.inference_mode(), _memory_errors():
-        cache = Cache(config, max(spec.max_slots + 1, SLOTS), context, device, dtype)
-        parameters = sum(math.prod(shape) for shape in expected(config).values())
-        ways = kinds(device, dtype)
-        runner, finding = settle(load, ways, spec.numerics, cache, size, parameters)
-    identity = Identity(files.name, files.digest, digest)
-    return TorchEngine(spec, identity, runner, finding)
+    return files, load_config(files.config)
 
 
-def _context(spec: EngineSpec, config: ModelConfig) -> int:
+def parameters(config: ModelConfig) -> int:
+    """Numbers in the whole model's weights."""
+    return sum(math.prod(shape) for shape in expected(config).values())
+
+
+def context_of(spec: EngineSpec, config: ModelConfig) -> int:
     wanted = spec.context or config.context
     if not 1 <= wanted <= config.context:
         raise ConfigError(
@@ -71,7 +87,7 @@ def _context(spec: EngineSpec, config: ModelConfig) -> int:
     return wanted
 
 
-def _vocabulary(files: ModelFiles, config: ModelConfig) -> tuple[str, int]:
+def vocabulary_of(files: ModelFiles, config: ModelConfig) -> tuple[str, int]:
     """Digest and number of ids that can be chosen."""
     if files.tokenizer_json is None:
         note = f"no tokenizer, {config.vocab_size} ids"
@@ -86,7 +102,7 @@ def _vocabulary(files: ModelFiles, config: ModelConfig) -> tuple[str, int]:
 
 
 @contextmanager
-def _memory_errors() -> Iterator[None]:
+def memory_errors() -> Iterator[None]:
     """An allocation that fails while loading, as ours."""
     try:
         yield

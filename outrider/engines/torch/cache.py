@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from outrider.engine import Span
 from outrider.engines.torch.batch import BLOCK, Batch, Group
 from outrider.models.config import ModelConfig
 
@@ -28,8 +29,11 @@ class Cache:
         self.capacity = capacity(context)
         shape = (config.layers, 2, slots, config.kv_heads, self.capacity, config.head_dim)
         self.pool = _zeros(shape, device, dtype)
-        self._flat = self.pool.view(config.layers, -1, config.head_dim)
+        self._flat = self.pool.flatten(1, 4)
         self._head_dim = config.head_dim
+
+    def begin(self, spans: Sequence[Span]) -> None:
+        """A pass over these spans comes; caches that lie elsewhere prepare for it."""
 
     def append(self, layer: int, batch: Batch, rows: Tensor) -> None:
         """`rows`: keys, then values, of every real row, [rows, 2 * kv_heads, D]."""

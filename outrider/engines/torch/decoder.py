@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -20,6 +21,12 @@ from outrider.engines.torch.cache import Cache
 from outrider.engines.torch.linear import Kind, Linear, MakeLinear, maker
 from outrider.models.config import ModelConfig, inverse_frequencies
 from outrider.models.weights import Weights
+
+
+class Tensors(Protocol):
+    """`Weights`, or what stands in for them."""
+
+    def tensor(self, name: str) -> Tensor: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,47 +42,28 @@ class Layer:
     down: Linear
 
 
-class Decoder:
-    """Weights on a device and the function from a `Batch` to scores."""
+class Layers:
+    """Decoder layers on a device, and the way of hidden rows through them."""
 
-    def __init__(
-        self,
-        config: ModelConfig,
-        weights: Weights,
-        device: torch.device,
-        dtype: torch.dtype,
-        kind: Kind,
-        context: int,
-    ) -> None:
+    def __init__(self, config: ModelConfig, load: Loader, context: int) -> None:
         self.config = config
-        self.dtype = dtype
-        self.kind = kind
-        load = _Loader(config, weights, device, dtype, maker(kind))
-        self.embedding = load.tensor("model.embed_tokens.weight")
-        self.norm = load.tensor("model.norm.weight")
-        self._eps = torch.tensor(config.norm_eps, device=device)
-        head = self.embedding if config.tied else load.tensor("lm_head.weight")
-        self.head = load.make(head, None)
+        self.dtype = load.dtype
+        self._eps = torch.tensor(config.norm_eps, device=load.device)
         self.layers = [load.layer(i) for i in range(config.layers)]
-        self.cos, self.sin = (t.to(device, dtype) for t in _rotary(config, context))
+        self.cos, self.sin = (t.to(load.device, load.dtype) for t in _rotary(config, context))
 
-    def shapes(self) -> Iterator[tuple[Linear, int]]:
-        """One product of each shape, with its input width."""
-        config, first = self.config, self.layers[0]
-        yield first.qkv, config.hidden_size
-        yield first.out, config.heads * config.head_dim
-        yield first.gate_up, config.hidden_size
-        yield first.down, config.intermediate_size
-        yield self.head, config.hidden_size
-
-    def scores(
-        self, batch: Batch, cache: Cache, attention: Attention, layers: Sequence[int]
+    def through(
+        self,
+        hidden: Tensor,
+        batch: Batch,
+        cache: Cache,
+        attention: Attention,
+        layers: Sequence[int],
     ) -> Tensor:
-        """Appends the rows' keys and values; scores of the wanted rows, [wanted, vocab_size].
+        """Appends the rows' keys and values; hidden rows [R, hidden] behind the last layer.
 
         `layers`: all of them, or those few that a probe runs.
         """
-        hidden = self.embedding.index_select(0, batch.tokens)
         turn = self.cos.index_select(0, batch.positions), self.sin.index_select(0, batch.positions)
         for number in layers:
             layer = self.layers[number]
@@ -83,9 +71,15 @@ class Decoder:
             mixed = self._attend(number, layer, normal, turn, batch, cache, attention)
             hidden = hidden + layer.out(mixed)
             hidden = hidden + self._mlp(layer, self._norm(hidden, layer.mlp_norm))
-        if batch.outputs is not None:
-            hidden = hidden.index_select(0, batch.outputs)
-        return self.head(self._norm(hidden, self.norm))[: batch.wanted]
+        return hidden
+
+    def products(self) -> Iterator[tuple[Linear, int]]:
+        """The four products of a layer, each with its input width; there must be a layer."""
+        config, first = self.config, self.layers[0]
+        yield first.qkv, config.hidden_size
+        yield first.out, config.heads * config.head_dim
+        yield first.gate_up, config.hidden_size
+        yield first.down, config.intermediate_size
 
     def _attend(
         self,
@@ -127,6 +121,12 @@ class Decoder:
         part.mul_(turn[0]).addcmul_(other, turn[1])
         return heads
 
+    def headed(self, hidden: Tensor, batch: Batch, norm: Tensor, head: Linear) -> Tensor:
+        """Scores of the wanted rows, [wanted, vocab_size]."""
+        if batch.outputs is not None:
+            hidden = hidden.index_select(0, batch.outputs)
+        return head(self._norm(hidden, norm))[: batch.wanted]
+
     def _mlp(self, layer: Layer, rows: Tensor) -> Tensor:
         gate, up = layer.gate_up(rows).chunk(2, -1)
         return layer.down(functional.silu(gate).mul_(up))
@@ -139,6 +139,40 @@ class Decoder:
         return (wide * scale).to(self.dtype).mul_(weight)
 
 
+class Decoder(Layers):
+    """Weights on a device and the function from a `Batch` to scores."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        weights: Weights,
+        device: torch.device,
+        dtype: torch.dtype,
+        kind: Kind,
+        context: int,
+    ) -> None:
+        load = Loader(config, weights, device, dtype, maker(kind))
+        self.kind = kind
+        self.embedding = load.tensor("model.embed_tokens.weight")
+        self.norm = load.tensor("model.norm.weight")
+        head = self.embedding if config.tied else load.tensor("lm_head.weight")
+        self.head = load.make(head, None)
+        super().__init__(config, load, context)
+
+    def shapes(self) -> Iterator[tuple[Linear, int]]:
+        """One product of each shape, with its input width."""
+        yield from self.products()
+        yield self.head, self.config.hidden_size
+
+    def scores(
+        self, batch: Batch, cache: Cache, attention: Attention, layers: Sequence[int]
+    ) -> Tensor:
+        """Scores of the wanted rows, [wanted, vocab_size]; else as `through`."""
+        hidden = self.embedding.index_select(0, batch.tokens)
+        hidden = self.through(hidden, batch, cache, attention, layers)
+        return self.headed(hidden, batch, self.norm, self.head)
+
+
 def _rotary(config: ModelConfig, context: int) -> tuple[Tensor, Tensor]:
     """Cosines, and sines with the sign that the other half takes: [context, 1, head_dim]."""
     turns = torch.tensor(inverse_frequencies(config), dtype=torch.float32)
@@ -147,18 +181,23 @@ def _rotary(config: ModelConfig, context: int) -> tuple[Tensor, Tensor]:
     return torch.cat([cos, cos], -1).unsqueeze(1), torch.cat([-sin, sin], -1).unsqueeze(1)
 
 
-class _Loader:
-    """Tensors by name onto the device, joined where one product serves several."""
+class Loader:
+    """Tensors by name onto the device, joined where one product serves several.
+
+    `first`: what layer 0 of `config` is called in the files, for a range of a model's layers.
+    """
 
     def __init__(
         self,
         config: ModelConfig,
-        weights: Weights,
+        weights: Tensors,
         device: torch.device,
         dtype: torch.dtype,
         make: MakeLinear,
+        first: int = 0,
     ) -> None:
         self.config = config
+        self.first = first
         self.weights = weights
         self.device = device
         self.dtype = dtype
@@ -169,7 +208,7 @@ class _Loader:
 
     def layer(self, number: int) -> Layer:
         config = self.config
-        at = f"model.layers.{number}."
+        at = f"model.layers.{self.first + number}."
         attn, mlp = at + "self_attn.", at + "mlp."
         return Layer(
             window=config.windows[number],

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from outrider.engine import EngineInfo, EngineSpec, KvSegment, Picked, RowRule, Span
 from outrider.engines.base import BaseEngine
+from outrider.engines.numeric import joined_class
 from outrider.engines.slots import Slot, pick
 from outrider.engines.torch.device import hardware
 from outrider.engines.torch.probe import Finding
-from outrider.engines.torch.runner import Runner, Scores, split, typed_errors
+from outrider.engines.torch.runner import Runner, Scores, Way, split, typed_errors
 from outrider.engines.torch.sampling import pick_spans
 from outrider.errors import EngineFailed, LocalProtocolError
 from outrider.protocol import sampling
@@ -198,14 +199,22 @@ def _dtype(runner: Runner) -> str:
 
 
 def _numeric_class(identity: Identity, runner: Runner, finding: Finding) -> str:
+    stem = class_stem(
+        identity.weights_digest, runner.decoder.dtype, runner.cache.pool.device, runner.way
+    )
+    return joined_class([stem], finding.digest)
+
+
+def class_stem(weights_digest: str, dtype: torch.dtype, device: torch.device, way: Way) -> str:
+    """What fixes the numerics of the whole model and of any range of its layers alike: all of
+    a numeric class but the hash of the probe's scores."""
     parts = (
         "torch 1",
-        identity.weights_digest,
-        _dtype(runner),
+        weights_digest,
+        dtype,
         torch.__version__,
-        hardware(runner.cache.pool.device),
-        runner.way,
+        hardware(device),
+        way,
         sampling.VERSION,
-        finding.digest,
     )
     return hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()

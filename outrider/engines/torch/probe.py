@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -10,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from outrider.engine import Span
+from outrider.engines.numeric import digest_of, probe_tokens
 
 Scores = NDArray[np.float32]
 SLOTS = 3
@@ -30,7 +30,7 @@ class Finding:
 
 def regroups(run: Run, vocabulary_size: int, capacity: int) -> bool:
     """Run a fixed sequence in several groupings and compare every score bit for bit."""
-    tokens = _sequence(vocabulary_size, min(capacity, 70))
+    tokens = probe_tokens(vocabulary_size, min(capacity, 70))
     reference = _reference(run, tokens)
     if not all(_same(reference, found) for found in _regrouped(run, tokens)):
         return False
@@ -39,13 +39,7 @@ def regroups(run: Run, vocabulary_size: int, capacity: int) -> bool:
 
 def fingerprint(run: Run, vocabulary_size: int) -> str:
     """Hex digest of the scores of a short sequence, in one pass."""
-    scores = run([Span(0, 0, _sequence(vocabulary_size, 12))])[0]
-    return hashlib.sha256(scores.tobytes()).hexdigest()
-
-
-def _sequence(vocabulary_size: int, length: int) -> tuple[int, ...]:
-    """Spread over the vocabulary, without a pattern."""
-    return tuple((i * i * 7919 + i * 104729 + 13) % vocabulary_size for i in range(length))
+    return digest_of(run([Span(0, 0, probe_tokens(vocabulary_size))])[0])
 
 
 def _same(reference: Scores, found: Scores) -> bool:

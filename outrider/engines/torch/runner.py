@@ -18,6 +18,7 @@ from outrider.engines.torch.cache import Cache
 from outrider.engines.torch.decoder import Decoder
 from outrider.engines.torch.linear import Kind
 from outrider.errors import EngineFailed, EngineFull
+from outrider.models.config import ModelConfig
 
 Scores = NDArray[np.float32]
 
@@ -50,26 +51,31 @@ class Runner:
         self.way = way
         self.vocabulary_size = vocabulary_size
         self._layers = range(decoder.config.layers) if layers is None else layers
-        config = decoder.config
-        self._layout = Layout(
-            slots=cache.slots,
-            kv_heads=config.kv_heads,
-            group=config.group,
-            capacity=cache.capacity,
-            windows=tuple(set(config.windows)),
-            device=cache.pool.device,
-        )
+        self._layout = layout(decoder.config, cache)
 
     def scores(self, spans: Sequence[Span]) -> Tensor:
         """Unprocessed scores of all rows from each span's `first` on, on the device, float32."""
         with torch.inference_mode(), typed_errors():
             batch = plan(spans, self._layout, self.way.padding)
+            self.cache.begin(spans)
             found = self.decoder.scores(batch, self.cache, self.way.attention, self._layers)
             return found[:, : self.vocabulary_size].float()
 
     def __call__(self, spans: Sequence[Span]) -> list[Scores]:
         """The same on the host, span by span, each [rows, vocabulary_size]."""
         return split(spans, self.scores(spans))
+
+
+def layout(config: ModelConfig, cache: Cache) -> Layout:
+    """What planning a pass must know."""
+    return Layout(
+        slots=cache.slots,
+        kv_heads=config.kv_heads,
+        group=config.group,
+        capacity=cache.capacity,
+        windows=tuple(set(config.windows)),
+        device=cache.pool.device,
+    )
 
 
 def split(spans: Sequence[Span], scores: Tensor) -> list[Scores]:
