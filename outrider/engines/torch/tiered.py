@@ -1,0 +1,116 @@
+"""The torch engine on a budget of memory: build it, and see what it moves."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+
+import torch
+
+from outrider.engine import EngineSpec
+from outrider.engines.torch.cache import Cache, capacity
+from outrider.engines.torch.engine import Identity, TorchEngine
+from outrider.engines.torch.kv_disk import DiskCache
+from outrider.engines.torch.linear import Kind
+from outrider.engines.torch.offload import (
+    Budget,
+    Store,
+    TieredDecoder,
+    blob_of,
+    choose,
+    graph_of,
+    measure,
+)
+from outrider.engines.torch.probe import SLOTS, Finding
+from outrider.engines.torch.runner import Runner
+from outrider.engines.torch.settle import settle
+from outrider.errors import ConfigError
+from outrider.models.config import ModelConfig
+from outrider.models.source import ModelFiles, cache_dir
+from outrider.partitioner.graph import ModelGraph
+from outrider.partitioner.offload import SPARE, OffloadPolicy, OffloadWork, streamed_units
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """Bytes at the read and write calls since the engine was loaded."""
+
+    passes: int
+    weights_read: int
+    weights_bound: int
+    """Of one pass: what is not resident, read once."""
+    kv_read: int
+    kv_written: int
+
+
+class TieredEngine(TorchEngine):
+    """A `TorchEngine` that streams part of its weights, and may keep KV on disk."""
+
+    def __init__(
+        self, spec: EngineSpec, identity: Identity, runner: Runner, finding: Finding,
+        store: Store, graph: ModelGraph, policy: OffloadPolicy,
+    ) -> None:  # fmt: skip
+        super().__init__(spec, identity, runner, finding)
+        self.policy = policy
+        self._store = store
+        self._disk = runner.cache if isinstance(runner.cache, DiskCache) else None
+        self._bound = sum(graph.units[i].weight_bytes for i in streamed_units(graph, policy))
+        self._before = self._read()
+
+    def _read(self) -> tuple[int, int, int]:
+        kv = self._disk.scratch.file if self._disk is not None else None
+        return (
+            self._store.file.bytes_read,
+            kv.bytes_read if kv is not None else 0,
+            kv.bytes_written if kv is not None else 0,
+        )
+
+    def traffic(self) -> Traffic:
+        now = [a - b for a, b in zip(self._read(), self._before, strict=True)]
+        return Traffic(self._passes, now[0], self._bound, now[1], now[2])
+
+    def shutdown(self) -> None:
+        super().shutdown()
+        self._store.close()
+        if self._disk is not None:
+            self._disk.close()
+            self._disk = None
+
+
+def build(
+    spec: EngineSpec, budget: Budget, files: ModelFiles, config: ModelConfig,
+    vocabulary: tuple[str, int], context: int, device: torch.device, dtype: torch.dtype,
+) -> TieredEngine:  # fmt: skip
+    """Raises Unplannable when the budget holds nothing that runs, ConfigError."""
+    path, index = blob_of(files, config, dtype)
+    graph = graph_of(index, config, dtype, files.name)
+    speed, row_s = measure(path, index, dtype, time.perf_counter)
+    work = OffloadWork(spec.max_slots, capacity(context))
+    policy = choose(graph, budget, work, speed, row_s)
+    if device.type != "cpu" and policy.kv == "disk":
+        raise ConfigError(
+            "KV does not lie on disk beside an accelerator",
+            effect="the model was not loaded",
+            todo="use fewer slots, a shorter context, or more memory",
+        )
+    cache = _cache(config, policy, context, device, dtype)
+    store = Store(path, index, policy, graph, device, dtype)
+
+    def load(kind: Kind) -> TieredDecoder:
+        return TieredDecoder(config, store, capacity(context))
+
+    parameters = graph.weight_bytes // dtype.itemsize
+    runner, finding = settle(load, ("plain",), spec.numerics, cache, vocabulary[1], parameters)
+    spec = replace(spec, max_slots=policy.batch)
+    identity = Identity(files.name, files.digest, vocabulary[0])
+    return TieredEngine(spec, identity, runner, finding, store, graph, policy)
+
+
+def _cache(
+    config: ModelConfig, policy: OffloadPolicy, context: int, device: torch.device,
+    dtype: torch.dtype,
+) -> Cache:  # fmt: skip
+    slots = max(policy.batch + SPARE, SLOTS)
+    if policy.kv == "disk":
+        return DiskCache(config, slots, context, dtype, cache_dir() / "kv")
+    return Cache(config, slots, context, device, dtype)
