@@ -114,7 +114,12 @@ class Stepped(_Event, frozen=True, tag="stepped"):
 
 
 class Decision(_Event, frozen=True, tag="decision"):
-    """Something was switched: why, and what it was expected to bring and then brought."""
+    """Something was switched: why, and what it was expected to bring and then brought.
+
+    Said when it is decided (`phase` made), and again with the same `number` once its
+    effect was measured (`measured`, with `observed_gain`). Gains are shares of the cost
+    per token, energy priced in. `drafting` with `probe` is a short try of the other way.
+    """
 
     request: str
     what: Literal["placement", "hint_depth", "trigger", "drafting"]
@@ -125,6 +130,19 @@ class Decision(_Event, frozen=True, tag="decision"):
     observed_gain: float | None = None
     binding: str = ""
     runner_up: str = ""
+    phase: Literal["made", "measured"] = "made"
+    number: int = 0
+    """Of this daemon's decisions."""
+    position: int = 0
+    """Committed tokens of the answer, its shortest choice."""
+    trigger: str = ""
+    """The measurement that moved: `round trip 21 -> 83 ms`."""
+    margin: float | None = None
+    """The runner-up's cost over the chosen one's, minus 1."""
+    probe: bool = False
+    ms_before: float | None = None
+    """Measured milliseconds a token."""
+    ms_after: float | None = None
 
 
 class Fallback(_Event, frozen=True, tag="fallback"):

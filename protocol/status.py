@@ -31,6 +31,41 @@ class CloudStatus(msgspec.Struct, frozen=True):
     detail: str = ""
 
 
+class ScoreStatus(msgspec.Struct, frozen=True):
+    """One placement as it is scored now; None where it can not be reckoned."""
+
+    placement: str
+    peer: str
+    ms: float | None
+    """Expected milliseconds a token."""
+    joules: float | None
+    """Of the device, a token."""
+    total: float | None
+    """What is compared: ms with joules and dollars priced in."""
+    error: float | None
+    why: str
+    """Why it can not be; empty when it can."""
+
+
+class PlacementStatus(msgspec.Struct, frozen=True):
+    """The last verdict of a model's answers."""
+
+    model: str
+    placement: str
+    peer: str
+    reason: str
+    binding: str
+    runner_up: str
+    margin: float | None
+    depth: int
+    """Hint tokens to draft ahead, at most."""
+    trigger: str
+    """What the committer is expected to do best: free, wait; empty without hints."""
+    energy_kind: str
+    energy_source: str
+    scores: tuple[ScoreStatus, ...]
+
+
 class Status(msgspec.Struct, frozen=True):
     """What `outrider status --json` prints; `schema` rises when a field changes meaning."""
 
@@ -50,6 +85,10 @@ class Status(msgspec.Struct, frozen=True):
     acceptance_rate: float | None
     loop_lag_p99_ms: float
     events_address: str | None
+    placements: tuple[PlacementStatus, ...] = ()
+    """Per model, once an answer was placed by `auto`."""
+    decisions: dict[str, int] = {}
+    """How many, by what was switched."""
 
 
 class RequestState(msgspec.Struct, frozen=True):

@@ -121,6 +121,11 @@ class Done(_Base, frozen=True, tag="done"):
     energy_j: float | None = None
     energy_kind: Literal["measured", "estimated", "none"] = "none"
     error: str | None = None
+    placement: str = ""
+    """Where it ended; `Started` says where it began."""
+    placement_reason: str = ""
+    decisions: int = 0
+    """Changes of placement on the way."""
 
 
 StreamEvent = Started | Token | Provisional | Retract | Forked | Waiting | Done

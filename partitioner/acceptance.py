@@ -1,0 +1,102 @@
+"""How often drafts hold, by depth, and how surely that is known. Pure; time is an argument.
+
+Depth 0 is the token right after the last one the drafter had seen to be committed
+when its chain began; a depth counts only where all before it held.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+DEPTHS = 16
+FADE = 0.985
+"""Per note of a depth: about 66 tokens are remembered."""
+HALF_LIFE_S = 120.0
+"""Old news weighs half after this long without any."""
+PRIOR = 0.6
+"""Of the first depth, before anything is known: a drafter is tried."""
+PRIOR_WEIGHT = 1.0
+
+
+@dataclass(slots=True)
+class Acceptance:
+    """Fading counts by depth; `base` is what is believed where nothing was seen here yet."""
+
+    base: Acceptance | None = None
+    """The device's own experience with this pair of models, for a single answer's."""
+    held: list[float] = field(default_factory=lambda: [0.0] * DEPTHS)
+    tried: list[float] = field(default_factory=lambda: [0.0] * DEPTHS)
+    at_s: float = 0.0
+    """When it last faded."""
+
+    def note(self, depth: int, *, equal: bool) -> None:
+        depth = min(depth, DEPTHS - 1)
+        self.tried[depth] = self.tried[depth] * FADE + 1.0
+        self.held[depth] = self.held[depth] * FADE + (1.0 if equal else 0.0)
+        if self.base is not None:
+            self.base.note(depth, equal=equal)
+
+    def follow(self, held: int, depth: int, *, broke: bool) -> None:
+        """A chain that had reached `depth` went on for `held` tokens, and broke or not."""
+        for offset in range(held):
+            self.note(depth + offset, equal=True)
+        if broke:
+            self.note(depth + held, equal=False)
+
+    def age(self, now_s: float) -> None:
+        """Let what was seen fade with time."""
+        if self.at_s:
+            keep = 0.5 ** (max(0.0, now_s - self.at_s) / HALF_LIFE_S)
+            self.held = [value * keep for value in self.held]
+            self.tried = [value * keep for value in self.tried]
+        self.at_s = now_s
+
+    def forget(self, keep: float) -> None:
+        """Keep this share of the counts: what is believed stays, how surely does not."""
+        self.held = [value * keep for value in self.held]
+        self.tried = [value * keep for value in self.tried]
+
+    def tries(self, depth: int) -> float:
+        """Effective tries at a depth, with what the base lends."""
+        return self.tried[min(depth, DEPTHS - 1)] + self._prior(depth)[1]
+
+    def rate(self, depth: int) -> float:
+        """P(equal | all before were)."""
+        prior, weight = self._prior(depth)
+        depth = min(depth, DEPTHS - 1)
+        return (self.held[depth] + prior * weight) / (self.tried[depth] + weight)
+
+    def _prior(self, depth: int) -> tuple[float, float]:
+        """Belief and its weight: the base's where there is one, else the shallower depth's."""
+        if self.base is not None:
+            return self.base.rate(depth), min(8.0, self.base.tries(depth))
+        if depth == 0:
+            return PRIOR, PRIOR_WEIGHT
+        return self.rate(min(depth, DEPTHS) - 1), PRIOR_WEIGHT
+
+    def rates(self, shift: float = 0.0) -> tuple[float, ...]:
+        """All depths; `shift` standard errors up or down (the normal approximation to Beta)."""
+        return tuple(self._shifted(depth, shift) for depth in range(DEPTHS))
+
+    def _shifted(self, depth: int, shift: float) -> float:
+        rate = self.rate(depth)
+        if not shift:
+            return rate
+        spread = math.sqrt(max(rate * (1.0 - rate), 0.01) / (self.tries(depth) + 1.0))
+        return min(0.999, max(0.0, rate + shift * spread))
+
+
+def expected(rates: Sequence[float], rows: int, start: int = 0) -> float:
+    """Expected tokens that hold of `rows` drafted from depth `start` on."""
+    total, reach = 0.0, 1.0
+    for depth in range(start, start + rows):
+        reach *= rates[min(depth, len(rates) - 1)]
+        total += reach
+    return total
+
+
+def survival(rates: Sequence[float], depth: int) -> float:
+    """P(the first `depth` tokens of a chain all hold)."""
+    return math.prod(rates[min(at, len(rates) - 1)] for at in range(depth))
