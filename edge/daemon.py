@@ -19,6 +19,7 @@ from outrider.edge.drafter import Drafter
 from outrider.edge.fanout import Fanout
 from outrider.edge.journal import DiskJournal, Journal, MemoryJournal, Plain
 from outrider.edge.link import Link, Peer
+from outrider.edge.power import PowerWatch
 from outrider.edge.service import GenerateRequest
 from outrider.edge.session import Job, Request
 from outrider.engine import EngineInfo
@@ -97,6 +98,7 @@ class Daemon:
     small_for: Callable[[ModelDescription], Awaitable[Small | None]] | None = None
     """Makes the drafter once a target's vocabulary is known, for those that need it."""
     energy: Accountant = field(default_factory=Accountant)
+    power: PowerWatch | None = None
     clock: Callable[[], float] = time.monotonic
     listen: str = ""
     started_at: float = field(default_factory=time.monotonic)
@@ -491,6 +493,7 @@ class Daemon:
             acceptance_rate=totals.accepted / totals.hint_rows if totals.hint_rows else None,
             loop_lag_p99_ms=round(self.lag.quantile_ms(0.99), 3),
             events_address=self.fanout.address or None,
+            power=self.power.status() if self.power is not None else None,
         )
 
     async def close(self) -> None:

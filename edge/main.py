@@ -24,6 +24,7 @@ from outrider.edge.daemon import Daemon, Small
 from outrider.edge.drafter import Drafter
 from outrider.edge.fanout import Fanout
 from outrider.edge.link import Link
+from outrider.edge.power import PowerWatch, accountant
 from outrider.engine import EngineSpec
 from outrider.engines import registry
 from outrider.lag import LoopLag, run
@@ -59,9 +60,11 @@ async def start(options: EdgeOptions, stack: AsyncExitStack) -> Running:
     lag = LoopLag()
     link = Link.make(options, fanout.publish)
     stack.push_async_callback(link.close)
-    energy = Accountant()
+    energy = accountant(options)
     small, later = await _small(options, stack, fanout.publish, energy)
-    daemon = Daemon(options, link, small, fanout, lag, small_for=later, energy=energy)
+    power = PowerWatch(options, energy, fanout.publish, time.monotonic)
+    daemon = Daemon(options, link, small, fanout, lag, small_for=later, energy=energy, power=power)
+    power.busy = lambda: bool(daemon.running)
     stack.push_async_callback(daemon.close)
     server = ApiServer(build_api(daemon, settings, events=fanout, ready=daemon.ready))
     await server.start(options.listen.host, options.listen.port)
@@ -69,7 +72,7 @@ async def start(options: EdgeOptions, stack: AsyncExitStack) -> Running:
     daemon.listen = server.url
     lag.start()
     stack.callback(lag.stop)
-    for work in (_watch(link), _tell_lag(lag, fanout.publish), daemon.restore()):
+    for work in (_watch(link), _tell_lag(lag, fanout.publish), daemon.restore(), power.run()):
         stack.callback(asyncio.create_task(work).cancel)
     fanout.publish(events.Up(role="edge", version=__version__, listen=server.url, pid=os.getpid()))
     _leave_card(options, server.url, fanout.address, stack)

@@ -179,6 +179,14 @@ class EdgeOptions:
     """Requests that may wait; then 429 with retry-after."""
     hint_depth: int | None = None
     """Tokens to draft ahead; None follows the cloud's wish."""
+    power: Literal["auto", "save", "off"] = "auto"
+    """auto: draft less on a low battery, when it gets hot, and in a low-power profile; save: also
+    none on battery; off: never mind."""
+    battery_floor: float = 0.2
+    """Charge (0 to 1) below which nothing is computed here on battery: where laptops and phones
+    begin to warn, and begin to save by themselves."""
+    watt_cap: float | None = None
+    """Watts the device may draw; drafts get shallower above it, and stop a quarter beyond."""
     runtime_dir: Path | None = None
     ready_file: Path | None = None
     """Written as JSON with the URL once the daemon serves."""
@@ -190,6 +198,13 @@ class EdgeOptions:
             raise ConfigError("--max-queue can not be negative")
         if self.hint_depth is not None and not 0 <= self.hint_depth <= 32:
             raise ConfigError("--hint-depth lies between 0 and 32")
+        if not 0 <= self.battery_floor <= 1:
+            raise ConfigError(
+                f"--battery-floor lies between 0 and 1, not at {self.battery_floor}",
+                todo="write 0.2 for 20 %",
+            )
+        if self.watt_cap is not None:
+            _positive("--watt-cap", self.watt_cap)
         if (self.cloud_cert is None) != (self.cloud_key is None):
             raise ConfigError("--cloud-cert and --cloud-key go together")
         if self.cloud_ca is None and any(not cloud.loopback for cloud in self.clouds):

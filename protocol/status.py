@@ -9,6 +9,8 @@ from typing import Literal
 
 import msgspec
 
+from outrider.protocol.energy import PowerStatus
+
 Placement = Literal["auto", "edge", "cloud", "draft"]
 Fallback = Literal["wait", "local", "error"]
 
@@ -89,6 +91,7 @@ class Status(msgspec.Struct, frozen=True):
     """Per model, once an answer was placed by `auto`."""
     decisions: dict[str, int] = {}
     """How many, by what was switched."""
+    power: PowerStatus | None = None
 
 
 class RequestState(msgspec.Struct, frozen=True):

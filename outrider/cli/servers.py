@@ -120,6 +120,9 @@ def edge(
     max_running: int = EDGE.max_running,
     max_queue: int = EDGE.max_queue,
     hint_depth: int | None = None,
+    power: Literal["auto", "save", "off"] = EDGE.power,
+    battery_floor: float = EDGE.battery_floor,
+    watt_cap: float | None = None,
     runtime_dir: Path | None = None,
     ready_file: Path | None = None,
 ) -> int:
@@ -145,6 +148,10 @@ def edge(
         max_running: Answers at a time.
         max_queue: Requests that may wait; then 429 with retry-after.
         hint_depth: Tokens to draft ahead; by default what the cloud wishes.
+        power: auto drafts less on a low battery and when it gets hot; save also spares a battery
+            that is full; off never minds.
+        battery_floor: Charge, 0 to 1, below which nothing is computed here on battery.
+        watt_cap: Watts that the device may draw.
         runtime_dir: Where daemon.json and the events socket lie.
         ready_file: Written as JSON with the URL once the daemon serves.
     """
@@ -169,6 +176,9 @@ def edge(
         max_running=max_running,
         max_queue=max_queue,
         hint_depth=hint_depth,
+        power=power,
+        battery_floor=battery_floor,
+        watt_cap=watt_cap,
         runtime_dir=runtime_dir,
         ready_file=ready_file,
     )

@@ -9,7 +9,7 @@ is called measured only when nothing in it is an estimate.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from outrider.partitioner.power import constants
 from outrider.partitioner.power.radio import Radio, Tail
@@ -163,6 +163,7 @@ class Accountant:
     tail: Tail = field(init=False)
     _counter: tuple[float, float] | None = None
     """(seconds, joules) of the last reading."""
+    _source: str = ""
     _ended_s: float = 0.0
     """Busy time since the last reading of requests that have ended meanwhile."""
 
@@ -221,9 +222,14 @@ class Accountant:
 
     # --- what the watcher tells -------------------------------------------------------------
 
-    def counter(self, at_s: float, joules: float, kind: EnergyKind, own: float = 1.0) -> None:
+    def counter(
+        self, at_s: float, joules: float, kind: EnergyKind, own: float = 1.0, source: str = ""
+    ) -> None:
         """All joules that the device drew so far, by a reader; `own` is this process's share of
-        the machine's work since the last call. A counter that fell is begun anew."""
+        the machine's work since the last call. A counter that fell, or is another one than
+        before, is begun anew."""
+        if source != self._source:
+            self._counter, self._source, self.idle_w = None, source, None
         before, self._counter = self._counter, (at_s, joules)
         if before is None or joules < before[1] or at_s <= before[0]:
             self._ended_s = 0.0
@@ -237,6 +243,11 @@ class Accountant:
             above = max(0.0, drawn_j - self.idle_w * span_s) * min(1.0, max(0.0, own))
             self.busy_w, self.busy_kind = above / busy_s, kind
             self._settle(above / busy_s)
+
+    def over(self, radio: Radio) -> None:
+        """Messages go over this radio from now on."""
+        self.costs = replace(self.costs, radio=radio)
+        self.tail.radio = radio
 
     def _note_idle(self, watts: float) -> None:
         old = self.idle_w

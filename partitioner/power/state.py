@@ -7,6 +7,7 @@ from typing import Literal
 
 Supply = Literal["ac", "battery", "unknown"]
 EnergyKind = Literal["none", "estimated", "measured"]
+Profile = Literal["low-power", "balanced", "performance"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,12 @@ class PowerState:
     """Of the hottest zone that throttles."""
     limit_c: float | None = None
     """Where that zone begins to throttle."""
+    zone: str = ""
+    """Its name."""
+    throttled: bool | None = None
+    """The machine says that it is slowed down now."""
+    profile: Profile | None = None
+    """What the user chose for the machine."""
 
 
 @dataclass(frozen=True, slots=True)
