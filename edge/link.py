@@ -54,6 +54,8 @@ SILENCE_S = 2.5
 BACKOFF_S = (0.25, 4.0)
 """First and longest pause before a cloud is tried again; each has up to half of it on top."""
 LEAST_PAUSE_S = 0.1
+LEFT = 4
+"""Dropped peers whose channels stay open for what may still end on them."""
 RTT_FADE = 0.7
 OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_receive_message_length", 96 << 20),
@@ -239,6 +241,8 @@ class Link:
     metadata: tuple[tuple[str, str], ...]
     publish: Callable[[events.Event], None]
     clock: Callable[[], float] = time.monotonic
+    _left: list[Peer] = field(default_factory=list)
+    """Those that were dropped; streams on them may still be ending."""
 
     @classmethod
     def make(cls, options: EdgeOptions, publish: Callable[[events.Event], None]) -> Link:
@@ -247,6 +251,20 @@ class Link:
         key = options.cloud_api_key
         metadata = (("authorization", f"Bearer {key}"),) if key else ()
         return cls(peers, metadata, publish)
+
+    def add(self, address: Address, kind: Literal["cloud", "split"]) -> Peer:
+        """One more, on loopback."""
+        peer = Peer(str(address), _channel(address, None), kind)
+        self.peers.append(peer)
+        return peer
+
+    async def drop(self, peer: Peer) -> None:
+        """It is gone for good; what runs there goes on elsewhere."""
+        self.peers.remove(peer)
+        self._say(peer, "lost", "it ended")
+        self._left.append(peer)
+        while len(self._left) > LEFT:
+            await self._left.pop(0).channel.close()
 
     def usable(self) -> list[Peer]:
         """Clouds that may be tried now, best first."""
@@ -381,7 +399,7 @@ class Link:
         )
 
     async def close(self) -> None:
-        for peer in self.peers:
+        for peer in (*self.peers, *self._left):
             if peer.checking is not None:
                 peer.checking.cancel()
             await peer.channel.close()
