@@ -225,18 +225,18 @@ def _misfit(message: Up | Down) -> LocalProtocolError:
 def _encode_up(message: Up, slots: int) -> bytes:
     match message:
         case Hint():
-            return _serialized(pb.Up(hint=pack_hint(message, slots)))
+            return serialized(pb.Up(hint=pack_hint(message, slots)))
         case Open():
-            return _serialized(pb.Up(open=_padded(_open_to_wire(message))))
+            return serialized(pb.Up(open=_padded(_open_to_wire(message))))
         case Close():
-            return _serialized(pb.Up(close=pb.Close(reason=int(message.reason))))
+            return serialized(pb.Up(close=pb.Close(reason=int(message.reason))))
         case Heartbeat():
-            return _serialized(pb.Up(heartbeat=_beat_to_wire(message)))
+            return serialized(pb.Up(heartbeat=_beat_to_wire(message)))
 
 
 def decode_up(data: bytes, slots: int) -> Up:
     """An edge's message; `slots` is the class named in its open, 8 before that."""
-    wire = _parsed(pb.Up, data)
+    wire = parsed(pb.Up, data)
     match wire.WhichOneof("kind"):
         case "hint":
             return unpack_hint(wire.hint, slots)
@@ -250,11 +250,13 @@ def decode_up(data: bytes, slots: int) -> Up:
             raise _bad("a message of a kind that this version does not know")
 
 
-def _serialized(message: Message) -> bytes:
+def serialized(message: Message) -> bytes:
+    """The same message always gives the same bytes."""
     return message.SerializeToString(deterministic=True)
 
 
-def _parsed(kind: Callable[[], Any], data: bytes) -> Any:
+def parsed(kind: Callable[[], Any], data: bytes) -> Any:
+    """A message of the generated code. Raises RemoteProtocolError."""
     wire = kind()
     try:
         wire.ParseFromString(data)
@@ -289,7 +291,7 @@ def _open_to_wire(message: Open) -> pb.Open:
             pb.ChoiceOpen(choice=each.choice, committed=pack_ids(each.committed))
             for each in message.choices
         ],
-        sampling=_params_to_wire(message.sampling),
+        sampling=params_to_wire(message.sampling),
         seed=message.seed.to_bytes(16, "little"),
         max_tokens=message.max_tokens,
         stop=list(message.stop),
@@ -324,7 +326,7 @@ def _varint_size(value: int) -> int:
     return max(1, -(-value.bit_length() // 7))
 
 
-def _params_to_wire(params: SamplingParams) -> pb.SamplingParams:
+def params_to_wire(params: SamplingParams) -> pb.SamplingParams:
     return pb.SamplingParams(
         temperature=params.temperature,
         top_k=params.top_k or 0,
@@ -337,7 +339,7 @@ def _params_to_wire(params: SamplingParams) -> pb.SamplingParams:
     )
 
 
-def _params_from_wire(wire: pb.SamplingParams) -> SamplingParams:
+def params_from_wire(wire: pb.SamplingParams) -> SamplingParams:
     if len(wire.logit_bias) % 12 or len(wire.logit_bias) > 12 * 1024:
         raise _bad("logit_bias has an impossible length")
     flat = struct.unpack("<" + "Id" * (len(wire.logit_bias) // 12), wire.logit_bias)
@@ -362,7 +364,7 @@ def _open_from_wire(wire: pb.Open) -> Open:
     if not choices or any(c.choice > 255 for c in choices):
         raise _bad("an open needs choices, numbered below 256")
     try:
-        sampling = _params_from_wire(wire.sampling)
+        sampling = params_from_wire(wire.sampling)
     except InvalidRequest as refused:
         raise _bad(f"an open's sampling is out of range: {refused.param}") from None
     return Open(
@@ -415,17 +417,17 @@ def encode_down(message: Down, slots: int, top_logprobs: int | None) -> bytes:
 def _encode_down(message: Down, slots: int, top_logprobs: int | None) -> bytes:
     match message:
         case Commit():
-            return _serialized(pb.Down(commit=pack_commit(message, slots, top_logprobs)))
+            return serialized(pb.Down(commit=pack_commit(message, slots, top_logprobs)))
         case Opened():
-            return _serialized(pb.Down(opened=_opened_to_wire(message)))
+            return serialized(pb.Down(opened=_opened_to_wire(message)))
         case Finished():
-            return _serialized(pb.Down(finished=_finished_to_wire(message)))
+            return serialized(pb.Down(finished=_finished_to_wire(message)))
         case Heartbeat():
-            return _serialized(pb.Down(heartbeat=_beat_to_wire(message)))
+            return serialized(pb.Down(heartbeat=_beat_to_wire(message)))
 
 
 def decode_down(data: bytes, slots: int, top_logprobs: int | None) -> Down:
-    wire = _parsed(pb.Down, data)
+    wire = parsed(pb.Down, data)
     match wire.WhichOneof("kind"):
         case "commit":
             return unpack_commit(wire.commit, slots, top_logprobs)
@@ -516,13 +518,13 @@ def _finished_from_wire(wire: pb.Finished) -> Finished:
 
 
 def encode_describe(version: int, model: str, *, with_tokenizer: bool) -> bytes:
-    return _serialized(
+    return serialized(
         pb.DescribeRequest(version=version, model=model, tokenizer=int(with_tokenizer))
     )
 
 
 def decode_describe(data: bytes) -> tuple[int, str, bool]:
-    wire = _parsed(pb.DescribeRequest, data)
+    wire = parsed(pb.DescribeRequest, data)
     check_version(wire.version)
     if len(wire.model) > MAX_NAME:
         raise _bad("a model's name is too long")
@@ -530,13 +532,13 @@ def decode_describe(data: bytes) -> tuple[int, str, bool]:
 
 
 def encode_description(version: int, models: Sequence[ModelDescription]) -> bytes:
-    return _serialized(
+    return serialized(
         pb.Description(version=version, models=[_model_to_wire(model) for model in models])
     )
 
 
 def decode_description(data: bytes) -> tuple[int, tuple[ModelDescription, ...]]:
-    wire = _parsed(pb.Description, data)
+    wire = parsed(pb.Description, data)
     _refuse_version(wire.version, edge=VERSION, cloud=wire.version)
     if len(wire.models) > MAX_MODELS:
         raise _bad("a description names too many models")

@@ -14,7 +14,12 @@ class DescribeRequest(_message.Message):
     version: int
     model: str
     tokenizer: int
-    def __init__(self, version: _Optional[int] = ..., model: _Optional[str] = ..., tokenizer: _Optional[int] = ...) -> None: ...
+    def __init__(
+        self,
+        version: _Optional[int] = ...,
+        model: _Optional[str] = ...,
+        tokenizer: _Optional[int] = ...,
+    ) -> None: ...
 
 class Description(_message.Message):
     __slots__ = ("version", "models")
@@ -22,10 +27,32 @@ class Description(_message.Message):
     MODELS_FIELD_NUMBER: _ClassVar[int]
     version: int
     models: _containers.RepeatedCompositeFieldContainer[ModelDescription]
-    def __init__(self, version: _Optional[int] = ..., models: _Optional[_Iterable[_Union[ModelDescription, _Mapping]]] = ...) -> None: ...
+    def __init__(
+        self,
+        version: _Optional[int] = ...,
+        models: _Optional[_Iterable[_Union[ModelDescription, _Mapping]]] = ...,
+    ) -> None: ...
 
 class ModelDescription(_message.Message):
-    __slots__ = ("name", "model_digest", "vocabulary_digest", "numeric_class", "vocabulary_size", "context", "exact", "engine", "device", "dtype", "end_ids", "chat_template", "tokenizer_digest", "tokenizer_json", "created", "bos", "eos")
+    __slots__ = (
+        "name",
+        "model_digest",
+        "vocabulary_digest",
+        "numeric_class",
+        "vocabulary_size",
+        "context",
+        "exact",
+        "engine",
+        "device",
+        "dtype",
+        "end_ids",
+        "chat_template",
+        "tokenizer_digest",
+        "tokenizer_json",
+        "created",
+        "bos",
+        "eos",
+    )
     NAME_FIELD_NUMBER: _ClassVar[int]
     MODEL_DIGEST_FIELD_NUMBER: _ClassVar[int]
     VOCABULARY_DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -60,7 +87,26 @@ class ModelDescription(_message.Message):
     created: int
     bos: str
     eos: str
-    def __init__(self, name: _Optional[str] = ..., model_digest: _Optional[str] = ..., vocabulary_digest: _Optional[str] = ..., numeric_class: _Optional[str] = ..., vocabulary_size: _Optional[int] = ..., context: _Optional[int] = ..., exact: _Optional[int] = ..., engine: _Optional[str] = ..., device: _Optional[str] = ..., dtype: _Optional[str] = ..., end_ids: _Optional[bytes] = ..., chat_template: _Optional[str] = ..., tokenizer_digest: _Optional[str] = ..., tokenizer_json: _Optional[bytes] = ..., created: _Optional[int] = ..., bos: _Optional[str] = ..., eos: _Optional[str] = ...) -> None: ...
+    def __init__(
+        self,
+        name: _Optional[str] = ...,
+        model_digest: _Optional[str] = ...,
+        vocabulary_digest: _Optional[str] = ...,
+        numeric_class: _Optional[str] = ...,
+        vocabulary_size: _Optional[int] = ...,
+        context: _Optional[int] = ...,
+        exact: _Optional[int] = ...,
+        engine: _Optional[str] = ...,
+        device: _Optional[str] = ...,
+        dtype: _Optional[str] = ...,
+        end_ids: _Optional[bytes] = ...,
+        chat_template: _Optional[str] = ...,
+        tokenizer_digest: _Optional[str] = ...,
+        tokenizer_json: _Optional[bytes] = ...,
+        created: _Optional[int] = ...,
+        bos: _Optional[str] = ...,
+        eos: _Optional[str] = ...,
+    ) -> None: ...
 
 class Up(_message.Message):
     __slots__ = ("open", "hint", "close", "heartbeat")
@@ -72,7 +118,13 @@ class Up(_message.Message):
     hint: bytes
     close: Close
     heartbeat: Heartbeat
-    def __init__(self, open: _Optional[_Union[Open, _Mapping]] = ..., hint: _Optional[bytes] = ..., close: _Optional[_Union[Close, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ...) -> None: ...
+    def __init__(
+        self,
+        open: _Optional[_Union[Open, _Mapping]] = ...,
+        hint: _Optional[bytes] = ...,
+        close: _Optional[_Union[Close, _Mapping]] = ...,
+        heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ...,
+    ) -> None: ...
 
 class Down(_message.Message):
     __slots__ = ("opened", "commit", "finished", "heartbeat")
@@ -84,10 +136,33 @@ class Down(_message.Message):
     commit: bytes
     finished: Finished
     heartbeat: Heartbeat
-    def __init__(self, opened: _Optional[_Union[Opened, _Mapping]] = ..., commit: _Optional[bytes] = ..., finished: _Optional[_Union[Finished, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ...) -> None: ...
+    def __init__(
+        self,
+        opened: _Optional[_Union[Opened, _Mapping]] = ...,
+        commit: _Optional[bytes] = ...,
+        finished: _Optional[_Union[Finished, _Mapping]] = ...,
+        heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ...,
+    ) -> None: ...
 
 class Open(_message.Message):
-    __slots__ = ("version", "session", "fence", "model", "vocabulary_digest", "numeric_class", "exact_required", "slots", "prompt", "choices", "sampling", "seed", "max_tokens", "stop", "logprobs", "padding")
+    __slots__ = (
+        "version",
+        "session",
+        "fence",
+        "model",
+        "vocabulary_digest",
+        "numeric_class",
+        "exact_required",
+        "slots",
+        "prompt",
+        "choices",
+        "sampling",
+        "seed",
+        "max_tokens",
+        "stop",
+        "logprobs",
+        "padding",
+    )
     VERSION_FIELD_NUMBER: _ClassVar[int]
     SESSION_FIELD_NUMBER: _ClassVar[int]
     FENCE_FIELD_NUMBER: _ClassVar[int]
@@ -120,7 +195,25 @@ class Open(_message.Message):
     stop: _containers.RepeatedScalarFieldContainer[bytes]
     logprobs: int
     padding: bytes
-    def __init__(self, version: _Optional[int] = ..., session: _Optional[bytes] = ..., fence: _Optional[int] = ..., model: _Optional[str] = ..., vocabulary_digest: _Optional[str] = ..., numeric_class: _Optional[str] = ..., exact_required: _Optional[int] = ..., slots: _Optional[int] = ..., prompt: _Optional[bytes] = ..., choices: _Optional[_Iterable[_Union[ChoiceOpen, _Mapping]]] = ..., sampling: _Optional[_Union[SamplingParams, _Mapping]] = ..., seed: _Optional[bytes] = ..., max_tokens: _Optional[int] = ..., stop: _Optional[_Iterable[bytes]] = ..., logprobs: _Optional[int] = ..., padding: _Optional[bytes] = ...) -> None: ...
+    def __init__(
+        self,
+        version: _Optional[int] = ...,
+        session: _Optional[bytes] = ...,
+        fence: _Optional[int] = ...,
+        model: _Optional[str] = ...,
+        vocabulary_digest: _Optional[str] = ...,
+        numeric_class: _Optional[str] = ...,
+        exact_required: _Optional[int] = ...,
+        slots: _Optional[int] = ...,
+        prompt: _Optional[bytes] = ...,
+        choices: _Optional[_Iterable[_Union[ChoiceOpen, _Mapping]]] = ...,
+        sampling: _Optional[_Union[SamplingParams, _Mapping]] = ...,
+        seed: _Optional[bytes] = ...,
+        max_tokens: _Optional[int] = ...,
+        stop: _Optional[_Iterable[bytes]] = ...,
+        logprobs: _Optional[int] = ...,
+        padding: _Optional[bytes] = ...,
+    ) -> None: ...
 
 class ChoiceOpen(_message.Message):
     __slots__ = ("choice", "committed")
@@ -131,7 +224,16 @@ class ChoiceOpen(_message.Message):
     def __init__(self, choice: _Optional[int] = ..., committed: _Optional[bytes] = ...) -> None: ...
 
 class SamplingParams(_message.Message):
-    __slots__ = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "logit_bias")
+    __slots__ = (
+        "temperature",
+        "top_k",
+        "top_p",
+        "min_p",
+        "repetition_penalty",
+        "presence_penalty",
+        "frequency_penalty",
+        "logit_bias",
+    )
     TEMPERATURE_FIELD_NUMBER: _ClassVar[int]
     TOP_K_FIELD_NUMBER: _ClassVar[int]
     TOP_P_FIELD_NUMBER: _ClassVar[int]
@@ -148,10 +250,32 @@ class SamplingParams(_message.Message):
     presence_penalty: float
     frequency_penalty: float
     logit_bias: bytes
-    def __init__(self, temperature: _Optional[float] = ..., top_k: _Optional[int] = ..., top_p: _Optional[float] = ..., min_p: _Optional[float] = ..., repetition_penalty: _Optional[float] = ..., presence_penalty: _Optional[float] = ..., frequency_penalty: _Optional[float] = ..., logit_bias: _Optional[bytes] = ...) -> None: ...
+    def __init__(
+        self,
+        temperature: _Optional[float] = ...,
+        top_k: _Optional[int] = ...,
+        top_p: _Optional[float] = ...,
+        min_p: _Optional[float] = ...,
+        repetition_penalty: _Optional[float] = ...,
+        presence_penalty: _Optional[float] = ...,
+        frequency_penalty: _Optional[float] = ...,
+        logit_bias: _Optional[bytes] = ...,
+    ) -> None: ...
 
 class Opened(_message.Message):
-    __slots__ = ("version", "fence", "model", "model_digest", "vocabulary_digest", "numeric_class", "exact", "context", "ahead", "heartbeat_ms", "resumed")
+    __slots__ = (
+        "version",
+        "fence",
+        "model",
+        "model_digest",
+        "vocabulary_digest",
+        "numeric_class",
+        "exact",
+        "context",
+        "ahead",
+        "heartbeat_ms",
+        "resumed",
+    )
     VERSION_FIELD_NUMBER: _ClassVar[int]
     FENCE_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
@@ -174,10 +298,33 @@ class Opened(_message.Message):
     ahead: int
     heartbeat_ms: int
     resumed: int
-    def __init__(self, version: _Optional[int] = ..., fence: _Optional[int] = ..., model: _Optional[str] = ..., model_digest: _Optional[str] = ..., vocabulary_digest: _Optional[str] = ..., numeric_class: _Optional[str] = ..., exact: _Optional[int] = ..., context: _Optional[int] = ..., ahead: _Optional[int] = ..., heartbeat_ms: _Optional[int] = ..., resumed: _Optional[int] = ...) -> None: ...
+    def __init__(
+        self,
+        version: _Optional[int] = ...,
+        fence: _Optional[int] = ...,
+        model: _Optional[str] = ...,
+        model_digest: _Optional[str] = ...,
+        vocabulary_digest: _Optional[str] = ...,
+        numeric_class: _Optional[str] = ...,
+        exact: _Optional[int] = ...,
+        context: _Optional[int] = ...,
+        ahead: _Optional[int] = ...,
+        heartbeat_ms: _Optional[int] = ...,
+        resumed: _Optional[int] = ...,
+    ) -> None: ...
 
 class Finished(_message.Message):
-    __slots__ = ("fence", "choice", "reason", "tokens", "discarded", "queue_us", "prefill_us", "energy_uj", "energy_kind")
+    __slots__ = (
+        "fence",
+        "choice",
+        "reason",
+        "tokens",
+        "discarded",
+        "queue_us",
+        "prefill_us",
+        "energy_uj",
+        "energy_kind",
+    )
     FENCE_FIELD_NUMBER: _ClassVar[int]
     CHOICE_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
@@ -196,7 +343,18 @@ class Finished(_message.Message):
     prefill_us: int
     energy_uj: int
     energy_kind: int
-    def __init__(self, fence: _Optional[int] = ..., choice: _Optional[int] = ..., reason: _Optional[int] = ..., tokens: _Optional[int] = ..., discarded: _Optional[int] = ..., queue_us: _Optional[int] = ..., prefill_us: _Optional[int] = ..., energy_uj: _Optional[int] = ..., energy_kind: _Optional[int] = ...) -> None: ...
+    def __init__(
+        self,
+        fence: _Optional[int] = ...,
+        choice: _Optional[int] = ...,
+        reason: _Optional[int] = ...,
+        tokens: _Optional[int] = ...,
+        discarded: _Optional[int] = ...,
+        queue_us: _Optional[int] = ...,
+        prefill_us: _Optional[int] = ...,
+        energy_uj: _Optional[int] = ...,
+        energy_kind: _Optional[int] = ...,
+    ) -> None: ...
 
 class Close(_message.Message):
     __slots__ = ("reason",)
@@ -211,3 +369,505 @@ class Heartbeat(_message.Message):
     sent_us: int
     echo_us: int
     def __init__(self, sent_us: _Optional[int] = ..., echo_us: _Optional[int] = ...) -> None: ...
+
+class StageQuery(_message.Message):
+    __slots__ = ("version",)
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    version: int
+    def __init__(self, version: _Optional[int] = ...) -> None: ...
+
+class HostedModel(_message.Message):
+    __slots__ = ("name", "digest", "layers")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    LAYERS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    digest: str
+    layers: int
+    def __init__(
+        self, name: _Optional[str] = ..., digest: _Optional[str] = ..., layers: _Optional[int] = ...
+    ) -> None: ...
+
+class LayerSpan(_message.Message):
+    __slots__ = ("start", "stop", "embedding", "head")
+    START_FIELD_NUMBER: _ClassVar[int]
+    STOP_FIELD_NUMBER: _ClassVar[int]
+    EMBEDDING_FIELD_NUMBER: _ClassVar[int]
+    HEAD_FIELD_NUMBER: _ClassVar[int]
+    start: int
+    stop: int
+    embedding: int
+    head: int
+    def __init__(
+        self,
+        start: _Optional[int] = ...,
+        stop: _Optional[int] = ...,
+        embedding: _Optional[int] = ...,
+        head: _Optional[int] = ...,
+    ) -> None: ...
+
+class LoadedStage(_message.Message):
+    __slots__ = ("digest", "layers", "memory", "busy")
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    LAYERS_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_FIELD_NUMBER: _ClassVar[int]
+    BUSY_FIELD_NUMBER: _ClassVar[int]
+    digest: str
+    layers: LayerSpan
+    memory: int
+    busy: int
+    def __init__(
+        self,
+        digest: _Optional[str] = ...,
+        layers: _Optional[_Union[LayerSpan, _Mapping]] = ...,
+        memory: _Optional[int] = ...,
+        busy: _Optional[int] = ...,
+    ) -> None: ...
+
+class StageHost(_message.Message):
+    __slots__ = (
+        "version",
+        "name",
+        "kind",
+        "memory",
+        "claimed",
+        "speed",
+        "engines",
+        "models",
+        "loaded",
+        "first_layer",
+        "stop_layer",
+        "draining",
+    )
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_FIELD_NUMBER: _ClassVar[int]
+    CLAIMED_FIELD_NUMBER: _ClassVar[int]
+    SPEED_FIELD_NUMBER: _ClassVar[int]
+    ENGINES_FIELD_NUMBER: _ClassVar[int]
+    MODELS_FIELD_NUMBER: _ClassVar[int]
+    LOADED_FIELD_NUMBER: _ClassVar[int]
+    FIRST_LAYER_FIELD_NUMBER: _ClassVar[int]
+    STOP_LAYER_FIELD_NUMBER: _ClassVar[int]
+    DRAINING_FIELD_NUMBER: _ClassVar[int]
+    version: int
+    name: str
+    kind: str
+    memory: int
+    claimed: int
+    speed: float
+    engines: _containers.RepeatedScalarFieldContainer[str]
+    models: _containers.RepeatedCompositeFieldContainer[HostedModel]
+    loaded: _containers.RepeatedCompositeFieldContainer[LoadedStage]
+    first_layer: int
+    stop_layer: int
+    draining: int
+    def __init__(
+        self,
+        version: _Optional[int] = ...,
+        name: _Optional[str] = ...,
+        kind: _Optional[str] = ...,
+        memory: _Optional[int] = ...,
+        claimed: _Optional[int] = ...,
+        speed: _Optional[float] = ...,
+        engines: _Optional[_Iterable[str]] = ...,
+        models: _Optional[_Iterable[_Union[HostedModel, _Mapping]]] = ...,
+        loaded: _Optional[_Iterable[_Union[LoadedStage, _Mapping]]] = ...,
+        first_layer: _Optional[int] = ...,
+        stop_layer: _Optional[int] = ...,
+        draining: _Optional[int] = ...,
+    ) -> None: ...
+
+class StageLoad(_message.Message):
+    __slots__ = (
+        "version",
+        "pipeline",
+        "index",
+        "ticket",
+        "layers",
+        "model",
+        "weights_digest",
+        "engine",
+        "device",
+        "dtype",
+        "numerics",
+        "max_slots",
+        "max_rows",
+        "context",
+        "options",
+    )
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    PIPELINE_FIELD_NUMBER: _ClassVar[int]
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    TICKET_FIELD_NUMBER: _ClassVar[int]
+    LAYERS_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    WEIGHTS_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    ENGINE_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    DTYPE_FIELD_NUMBER: _ClassVar[int]
+    NUMERICS_FIELD_NUMBER: _ClassVar[int]
+    MAX_SLOTS_FIELD_NUMBER: _ClassVar[int]
+    MAX_ROWS_FIELD_NUMBER: _ClassVar[int]
+    CONTEXT_FIELD_NUMBER: _ClassVar[int]
+    OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    version: int
+    pipeline: bytes
+    index: int
+    ticket: bytes
+    layers: LayerSpan
+    model: str
+    weights_digest: str
+    engine: str
+    device: str
+    dtype: str
+    numerics: int
+    max_slots: int
+    max_rows: int
+    context: int
+    options: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(
+        self,
+        version: _Optional[int] = ...,
+        pipeline: _Optional[bytes] = ...,
+        index: _Optional[int] = ...,
+        ticket: _Optional[bytes] = ...,
+        layers: _Optional[_Union[LayerSpan, _Mapping]] = ...,
+        model: _Optional[str] = ...,
+        weights_digest: _Optional[str] = ...,
+        engine: _Optional[str] = ...,
+        device: _Optional[str] = ...,
+        dtype: _Optional[str] = ...,
+        numerics: _Optional[int] = ...,
+        max_slots: _Optional[int] = ...,
+        max_rows: _Optional[int] = ...,
+        context: _Optional[int] = ...,
+        options: _Optional[_Iterable[str]] = ...,
+    ) -> None: ...
+
+class StageLoaded(_message.Message):
+    __slots__ = (
+        "version",
+        "engine",
+        "model",
+        "device",
+        "dtype",
+        "layers",
+        "model_layers",
+        "hidden_size",
+        "vocabulary_digest",
+        "vocabulary_size",
+        "context",
+        "max_slots",
+        "max_rows",
+        "exact",
+        "least_rows",
+        "row_multiple",
+        "uniform",
+        "weights_digest",
+        "numeric_class",
+        "memory",
+    )
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    ENGINE_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    DTYPE_FIELD_NUMBER: _ClassVar[int]
+    LAYERS_FIELD_NUMBER: _ClassVar[int]
+    MODEL_LAYERS_FIELD_NUMBER: _ClassVar[int]
+    HIDDEN_SIZE_FIELD_NUMBER: _ClassVar[int]
+    VOCABULARY_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    VOCABULARY_SIZE_FIELD_NUMBER: _ClassVar[int]
+    CONTEXT_FIELD_NUMBER: _ClassVar[int]
+    MAX_SLOTS_FIELD_NUMBER: _ClassVar[int]
+    MAX_ROWS_FIELD_NUMBER: _ClassVar[int]
+    EXACT_FIELD_NUMBER: _ClassVar[int]
+    LEAST_ROWS_FIELD_NUMBER: _ClassVar[int]
+    ROW_MULTIPLE_FIELD_NUMBER: _ClassVar[int]
+    UNIFORM_FIELD_NUMBER: _ClassVar[int]
+    WEIGHTS_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    NUMERIC_CLASS_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_FIELD_NUMBER: _ClassVar[int]
+    version: int
+    engine: str
+    model: str
+    device: str
+    dtype: str
+    layers: LayerSpan
+    model_layers: int
+    hidden_size: int
+    vocabulary_digest: str
+    vocabulary_size: int
+    context: int
+    max_slots: int
+    max_rows: int
+    exact: int
+    least_rows: int
+    row_multiple: int
+    uniform: int
+    weights_digest: str
+    numeric_class: str
+    memory: int
+    def __init__(
+        self,
+        version: _Optional[int] = ...,
+        engine: _Optional[str] = ...,
+        model: _Optional[str] = ...,
+        device: _Optional[str] = ...,
+        dtype: _Optional[str] = ...,
+        layers: _Optional[_Union[LayerSpan, _Mapping]] = ...,
+        model_layers: _Optional[int] = ...,
+        hidden_size: _Optional[int] = ...,
+        vocabulary_digest: _Optional[str] = ...,
+        vocabulary_size: _Optional[int] = ...,
+        context: _Optional[int] = ...,
+        max_slots: _Optional[int] = ...,
+        max_rows: _Optional[int] = ...,
+        exact: _Optional[int] = ...,
+        least_rows: _Optional[int] = ...,
+        row_multiple: _Optional[int] = ...,
+        uniform: _Optional[int] = ...,
+        weights_digest: _Optional[str] = ...,
+        numeric_class: _Optional[str] = ...,
+        memory: _Optional[int] = ...,
+    ) -> None: ...
+
+class StageOp(_message.Message):
+    __slots__ = ("open", "rewind", "close", "work")
+    OPEN_FIELD_NUMBER: _ClassVar[int]
+    REWIND_FIELD_NUMBER: _ClassVar[int]
+    CLOSE_FIELD_NUMBER: _ClassVar[int]
+    WORK_FIELD_NUMBER: _ClassVar[int]
+    open: OpenSlot
+    rewind: RewindSlot
+    close: CloseSlot
+    work: Pass
+    def __init__(
+        self,
+        open: _Optional[_Union[OpenSlot, _Mapping]] = ...,
+        rewind: _Optional[_Union[RewindSlot, _Mapping]] = ...,
+        close: _Optional[_Union[CloseSlot, _Mapping]] = ...,
+        work: _Optional[_Union[Pass, _Mapping]] = ...,
+    ) -> None: ...
+
+class OpenSlot(_message.Message):
+    __slots__ = ("slot", "sampling")
+    SLOT_FIELD_NUMBER: _ClassVar[int]
+    SAMPLING_FIELD_NUMBER: _ClassVar[int]
+    slot: int
+    sampling: StageSampling
+    def __init__(
+        self, slot: _Optional[int] = ..., sampling: _Optional[_Union[StageSampling, _Mapping]] = ...
+    ) -> None: ...
+
+class StageSampling(_message.Message):
+    __slots__ = ("params", "seed", "choice", "prompt_length")
+    PARAMS_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    CHOICE_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_LENGTH_FIELD_NUMBER: _ClassVar[int]
+    params: SamplingParams
+    seed: bytes
+    choice: int
+    prompt_length: int
+    def __init__(
+        self,
+        params: _Optional[_Union[SamplingParams, _Mapping]] = ...,
+        seed: _Optional[bytes] = ...,
+        choice: _Optional[int] = ...,
+        prompt_length: _Optional[int] = ...,
+    ) -> None: ...
+
+class RewindSlot(_message.Message):
+    __slots__ = ("slot", "length")
+    SLOT_FIELD_NUMBER: _ClassVar[int]
+    LENGTH_FIELD_NUMBER: _ClassVar[int]
+    slot: int
+    length: int
+    def __init__(self, slot: _Optional[int] = ..., length: _Optional[int] = ...) -> None: ...
+
+class CloseSlot(_message.Message):
+    __slots__ = ("slot",)
+    SLOT_FIELD_NUMBER: _ClassVar[int]
+    slot: int
+    def __init__(self, slot: _Optional[int] = ...) -> None: ...
+
+class Pass(_message.Message):
+    __slots__ = ("number", "spans", "tokens", "activations", "trail")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    SPANS_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    ACTIVATIONS_FIELD_NUMBER: _ClassVar[int]
+    TRAIL_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    spans: bytes
+    tokens: bytes
+    activations: bytes
+    trail: bytes
+    def __init__(
+        self,
+        number: _Optional[int] = ...,
+        spans: _Optional[bytes] = ...,
+        tokens: _Optional[bytes] = ...,
+        activations: _Optional[bytes] = ...,
+        trail: _Optional[bytes] = ...,
+    ) -> None: ...
+
+class StageUp(_message.Message):
+    __slots__ = ("attach", "detach", "beat")
+    ATTACH_FIELD_NUMBER: _ClassVar[int]
+    DETACH_FIELD_NUMBER: _ClassVar[int]
+    BEAT_FIELD_NUMBER: _ClassVar[int]
+    attach: Attach
+    detach: Detach
+    beat: Beat
+    def __init__(
+        self,
+        attach: _Optional[_Union[Attach, _Mapping]] = ...,
+        detach: _Optional[_Union[Detach, _Mapping]] = ...,
+        beat: _Optional[_Union[Beat, _Mapping]] = ...,
+    ) -> None: ...
+
+class StageDown(_message.Message):
+    __slots__ = ("attached", "passed", "failed", "forward", "broken", "beat")
+    ATTACHED_FIELD_NUMBER: _ClassVar[int]
+    PASSED_FIELD_NUMBER: _ClassVar[int]
+    FAILED_FIELD_NUMBER: _ClassVar[int]
+    FORWARD_FIELD_NUMBER: _ClassVar[int]
+    BROKEN_FIELD_NUMBER: _ClassVar[int]
+    BEAT_FIELD_NUMBER: _ClassVar[int]
+    attached: Attached
+    passed: Passed
+    failed: Failed
+    forward: bytes
+    broken: bytes
+    beat: Beat
+    def __init__(
+        self,
+        attached: _Optional[_Union[Attached, _Mapping]] = ...,
+        passed: _Optional[_Union[Passed, _Mapping]] = ...,
+        failed: _Optional[_Union[Failed, _Mapping]] = ...,
+        forward: _Optional[bytes] = ...,
+        broken: _Optional[bytes] = ...,
+        beat: _Optional[_Union[Beat, _Mapping]] = ...,
+    ) -> None: ...
+
+class Attach(_message.Message):
+    __slots__ = ("version", "pipeline", "index", "codec", "next")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    PIPELINE_FIELD_NUMBER: _ClassVar[int]
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    CODEC_FIELD_NUMBER: _ClassVar[int]
+    NEXT_FIELD_NUMBER: _ClassVar[int]
+    version: int
+    pipeline: bytes
+    index: int
+    codec: int
+    next: NextStage
+    def __init__(
+        self,
+        version: _Optional[int] = ...,
+        pipeline: _Optional[bytes] = ...,
+        index: _Optional[int] = ...,
+        codec: _Optional[int] = ...,
+        next: _Optional[_Union[NextStage, _Mapping]] = ...,
+    ) -> None: ...
+
+class NextStage(_message.Message):
+    __slots__ = ("address", "ticket", "authority")
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    TICKET_FIELD_NUMBER: _ClassVar[int]
+    AUTHORITY_FIELD_NUMBER: _ClassVar[int]
+    address: str
+    ticket: bytes
+    authority: bytes
+    def __init__(
+        self,
+        address: _Optional[str] = ...,
+        ticket: _Optional[bytes] = ...,
+        authority: _Optional[bytes] = ...,
+    ) -> None: ...
+
+class Detach(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class Beat(_message.Message):
+    __slots__ = ("sent_us", "echo_us", "leaving")
+    SENT_US_FIELD_NUMBER: _ClassVar[int]
+    ECHO_US_FIELD_NUMBER: _ClassVar[int]
+    LEAVING_FIELD_NUMBER: _ClassVar[int]
+    sent_us: int
+    echo_us: int
+    leaving: int
+    def __init__(
+        self,
+        sent_us: _Optional[int] = ...,
+        echo_us: _Optional[int] = ...,
+        leaving: _Optional[int] = ...,
+    ) -> None: ...
+
+class Attached(_message.Message):
+    __slots__ = ("direct", "why")
+    DIRECT_FIELD_NUMBER: _ClassVar[int]
+    WHY_FIELD_NUMBER: _ClassVar[int]
+    direct: int
+    why: str
+    def __init__(self, direct: _Optional[int] = ..., why: _Optional[str] = ...) -> None: ...
+
+class Passed(_message.Message):
+    __slots__ = ("number", "picked", "trail")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    PICKED_FIELD_NUMBER: _ClassVar[int]
+    TRAIL_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    picked: _containers.RepeatedCompositeFieldContainer[StagePicked]
+    trail: bytes
+    def __init__(
+        self,
+        number: _Optional[int] = ...,
+        picked: _Optional[_Iterable[_Union[StagePicked, _Mapping]]] = ...,
+        trail: _Optional[bytes] = ...,
+    ) -> None: ...
+
+class StagePicked(_message.Message):
+    __slots__ = ("ids", "logprobs", "logprob_rows", "children", "child_ids", "scores", "score_rows")
+    IDS_FIELD_NUMBER: _ClassVar[int]
+    LOGPROBS_FIELD_NUMBER: _ClassVar[int]
+    LOGPROB_ROWS_FIELD_NUMBER: _ClassVar[int]
+    CHILDREN_FIELD_NUMBER: _ClassVar[int]
+    CHILD_IDS_FIELD_NUMBER: _ClassVar[int]
+    SCORES_FIELD_NUMBER: _ClassVar[int]
+    SCORE_ROWS_FIELD_NUMBER: _ClassVar[int]
+    ids: bytes
+    logprobs: int
+    logprob_rows: bytes
+    children: int
+    child_ids: bytes
+    scores: int
+    score_rows: bytes
+    def __init__(
+        self,
+        ids: _Optional[bytes] = ...,
+        logprobs: _Optional[int] = ...,
+        logprob_rows: _Optional[bytes] = ...,
+        children: _Optional[int] = ...,
+        child_ids: _Optional[bytes] = ...,
+        scores: _Optional[int] = ...,
+        score_rows: _Optional[bytes] = ...,
+    ) -> None: ...
+
+class Failed(_message.Message):
+    __slots__ = ("number", "error")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    error: bytes
+    def __init__(self, number: _Optional[int] = ..., error: _Optional[bytes] = ...) -> None: ...
+
+class RelayReply(_message.Message):
+    __slots__ = ("index",)
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    def __init__(self, index: _Optional[int] = ...) -> None: ...
