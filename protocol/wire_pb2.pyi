@@ -14,12 +14,7 @@ class DescribeRequest(_message.Message):
     version: int
     model: str
     tokenizer: int
-    def __init__(
-        self,
-        version: _Optional[int] = ...,
-        model: _Optional[str] = ...,
-        tokenizer: _Optional[int] = ...,
-    ) -> None: ...
+    def __init__(self, version: _Optional[int] = ..., model: _Optional[str] = ..., tokenizer: _Optional[int] = ...) -> None: ...
 
 class Description(_message.Message):
     __slots__ = ("version", "models")
@@ -27,32 +22,10 @@ class Description(_message.Message):
     MODELS_FIELD_NUMBER: _ClassVar[int]
     version: int
     models: _containers.RepeatedCompositeFieldContainer[ModelDescription]
-    def __init__(
-        self,
-        version: _Optional[int] = ...,
-        models: _Optional[_Iterable[_Union[ModelDescription, _Mapping]]] = ...,
-    ) -> None: ...
+    def __init__(self, version: _Optional[int] = ..., models: _Optional[_Iterable[_Union[ModelDescription, _Mapping]]] = ...) -> None: ...
 
 class ModelDescription(_message.Message):
-    __slots__ = (
-        "name",
-        "model_digest",
-        "vocabulary_digest",
-        "numeric_class",
-        "vocabulary_size",
-        "context",
-        "exact",
-        "engine",
-        "device",
-        "dtype",
-        "end_ids",
-        "chat_template",
-        "tokenizer_digest",
-        "tokenizer_json",
-        "created",
-        "bos",
-        "eos",
-    )
+    __slots__ = ("name", "model_digest", "vocabulary_digest", "numeric_class", "vocabulary_size", "context", "exact", "engine", "device", "dtype", "end_ids", "chat_template", "tokenizer_digest", "tokenizer_json", "created", "bos", "eos")
     NAME_FIELD_NUMBER: _ClassVar[int]
     MODEL_DIGEST_FIELD_NUMBER: _ClassVar[int]
     VOCABULARY_DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -87,26 +60,7 @@ class ModelDescription(_message.Message):
     created: int
     bos: str
     eos: str
-    def __init__(
-        self,
-        name: _Optional[str] = ...,
-        model_digest: _Optional[str] = ...,
-        vocabulary_digest: _Optional[str] = ...,
-        numeric_class: _Optional[str] = ...,
-        vocabulary_size: _Optional[int] = ...,
-        context: _Optional[int] = ...,
-        exact: _Optional[int] = ...,
-        engine: _Optional[str] = ...,
-        device: _Optional[str] = ...,
-        dtype: _Optional[str] = ...,
-        end_ids: _Optional[bytes] = ...,
-        chat_template: _Optional[str] = ...,
-        tokenizer_digest: _Optional[str] = ...,
-        tokenizer_json: _Optional[bytes] = ...,
-        created: _Optional[int] = ...,
-        bos: _Optional[str] = ...,
-        eos: _Optional[str] = ...,
-    ) -> None: ...
+    def __init__(self, name: _Optional[str] = ..., model_digest: _Optional[str] = ..., vocabulary_digest: _Optional[str] = ..., numeric_class: _Optional[str] = ..., vocabulary_size: _Optional[int] = ..., context: _Optional[int] = ..., exact: _Optional[int] = ..., engine: _Optional[str] = ..., device: _Optional[str] = ..., dtype: _Optional[str] = ..., end_ids: _Optional[bytes] = ..., chat_template: _Optional[str] = ..., tokenizer_digest: _Optional[str] = ..., tokenizer_json: _Optional[bytes] = ..., created: _Optional[int] = ..., bos: _Optional[str] = ..., eos: _Optional[str] = ...) -> None: ...
 
 class Up(_message.Message):
     __slots__ = ("open", "hint", "close", "heartbeat")
@@ -118,13 +72,7 @@ class Up(_message.Message):
     hint: bytes
     close: Close
     heartbeat: Heartbeat
-    def __init__(
-        self,
-        open: _Optional[_Union[Open, _Mapping]] = ...,
-        hint: _Optional[bytes] = ...,
-        close: _Optional[_Union[Close, _Mapping]] = ...,
-        heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ...,
-    ) -> None: ...
+    def __init__(self, open: _Optional[_Union[Open, _Mapping]] = ..., hint: _Optional[bytes] = ..., close: _Optional[_Union[Close, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ...) -> None: ...
 
 class Down(_message.Message):
     __slots__ = ("opened", "commit", "finished", "heartbeat")
@@ -136,33 +84,10 @@ class Down(_message.Message):
     commit: bytes
     finished: Finished
     heartbeat: Heartbeat
-    def __init__(
-        self,
-        opened: _Optional[_Union[Opened, _Mapping]] = ...,
-        commit: _Optional[bytes] = ...,
-        finished: _Optional[_Union[Finished, _Mapping]] = ...,
-        heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ...,
-    ) -> None: ...
+    def __init__(self, opened: _Optional[_Union[Opened, _Mapping]] = ..., commit: _Optional[bytes] = ..., finished: _Optional[_Union[Finished, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ...) -> None: ...
 
 class Open(_message.Message):
-    __slots__ = (
-        "version",
-        "session",
-        "fence",
-        "model",
-        "vocabulary_digest",
-        "numeric_class",
-        "exact_required",
-        "slots",
-        "prompt",
-        "choices",
-        "sampling",
-        "seed",
-        "max_tokens",
-        "stop",
-        "logprobs",
-        "padding",
-    )
+    __slots__ = ("version", "session", "fence", "model", "vocabulary_digest", "numeric_class", "exact_required", "slots", "prompt", "choices", "sampling", "seed", "max_tokens", "stop", "logprobs", "padding")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     SESSION_FIELD_NUMBER: _ClassVar[int]
     FENCE_FIELD_NUMBER: _ClassVar[int]
@@ -195,25 +120,7 @@ class Open(_message.Message):
     stop: _containers.RepeatedScalarFieldContainer[bytes]
     logprobs: int
     padding: bytes
-    def __init__(
-        self,
-        version: _Optional[int] = ...,
-        session: _Optional[bytes] = ...,
-        fence: _Optional[int] = ...,
-        model: _Optional[str] = ...,
-        vocabulary_digest: _Optional[str] = ...,
-        numeric_class: _Optional[str] = ...,
-        exact_required: _Optional[int] = ...,
-        slots: _Optional[int] = ...,
-        prompt: _Optional[bytes] = ...,
-        choices: _Optional[_Iterable[_Union[ChoiceOpen, _Mapping]]] = ...,
-        sampling: _Optional[_Union[SamplingParams, _Mapping]] = ...,
-        seed: _Optional[bytes] = ...,
-        max_tokens: _Optional[int] = ...,
-        stop: _Optional[_Iterable[bytes]] = ...,
-        logprobs: _Optional[int] = ...,
-        padding: _Optional[bytes] = ...,
-    ) -> None: ...
+    def __init__(self, version: _Optional[int] = ..., session: _Optional[bytes] = ..., fence: _Optional[int] = ..., model: _Optional[str] = ..., vocabulary_digest: _Optional[str] = ..., numeric_class: _Optional[str] = ..., exact_required: _Optional[int] = ..., slots: _Optional[int] = ..., prompt: _Optional[bytes] = ..., choices: _Optional[_Iterable[_Union[ChoiceOpen, _Mapping]]] = ..., sampling: _Optional[_Union[SamplingParams, _Mapping]] = ..., seed: _Optional[bytes] = ..., max_tokens: _Optional[int] = ..., stop: _Optional[_Iterable[bytes]] = ..., logprobs: _Optional[int] = ..., padding: _Optional[bytes] = ...) -> None: ...
 
 class ChoiceOpen(_message.Message):
     __slots__ = ("choice", "committed")
@@ -224,16 +131,7 @@ class ChoiceOpen(_message.Message):
     def __init__(self, choice: _Optional[int] = ..., committed: _Optional[bytes] = ...) -> None: ...
 
 class SamplingParams(_message.Message):
-    __slots__ = (
-        "temperature",
-        "top_k",
-        "top_p",
-        "min_p",
-        "repetition_penalty",
-        "presence_penalty",
-        "frequency_penalty",
-        "logit_bias",
-    )
+    __slots__ = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "logit_bias")
     TEMPERATURE_FIELD_NUMBER: _ClassVar[int]
     TOP_K_FIELD_NUMBER: _ClassVar[int]
     TOP_P_FIELD_NUMBER: _ClassVar[int]
@@ -250,32 +148,10 @@ class SamplingParams(_message.Message):
     presence_penalty: float
     frequency_penalty: float
     logit_bias: bytes
-    def __init__(
-        self,
-        temperature: _Optional[float] = ...,
-        top_k: _Optional[int] = ...,
-        top_p: _Optional[float] = ...,
-        min_p: _Optional[float] = ...,
-        repetition_penalty: _Optional[float] = ...,
-        presence_penalty: _Optional[float] = ...,
-        frequency_penalty: _Optional[float] = ...,
-        logit_bias: _Optional[bytes] = ...,
-    ) -> None: ...
+    def __init__(self, temperature: _Optional[float] = ..., top_k: _Optional[int] = ..., top_p: _Optional[float] = ..., min_p: _Optional[float] = ..., repetition_penalty: _Optional[float] = ..., presence_penalty: _Optional[float] = ..., frequency_penalty: _Optional[float] = ..., logit_bias: _Optional[bytes] = ...) -> None: ...
 
 class Opened(_message.Message):
-    __slots__ = (
-        "version",
-        "fence",
-        "model",
-        "model_digest",
-        "vocabulary_digest",
-        "numeric_class",
-        "exact",
-        "context",
-        "ahead",
-        "heartbeat_ms",
-        "resumed",
-    )
+    __slots__ = ("version", "fence", "model", "model_digest", "vocabulary_digest", "numeric_class", "exact", "context", "ahead", "heartbeat_ms", "resumed")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     FENCE_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
@@ -298,33 +174,10 @@ class Opened(_message.Message):
     ahead: int
     heartbeat_ms: int
     resumed: int
-    def __init__(
-        self,
-        version: _Optional[int] = ...,
-        fence: _Optional[int] = ...,
-        model: _Optional[str] = ...,
-        model_digest: _Optional[str] = ...,
-        vocabulary_digest: _Optional[str] = ...,
-        numeric_class: _Optional[str] = ...,
-        exact: _Optional[int] = ...,
-        context: _Optional[int] = ...,
-        ahead: _Optional[int] = ...,
-        heartbeat_ms: _Optional[int] = ...,
-        resumed: _Optional[int] = ...,
-    ) -> None: ...
+    def __init__(self, version: _Optional[int] = ..., fence: _Optional[int] = ..., model: _Optional[str] = ..., model_digest: _Optional[str] = ..., vocabulary_digest: _Optional[str] = ..., numeric_class: _Optional[str] = ..., exact: _Optional[int] = ..., context: _Optional[int] = ..., ahead: _Optional[int] = ..., heartbeat_ms: _Optional[int] = ..., resumed: _Optional[int] = ...) -> None: ...
 
 class Finished(_message.Message):
-    __slots__ = (
-        "fence",
-        "choice",
-        "reason",
-        "tokens",
-        "discarded",
-        "queue_us",
-        "prefill_us",
-        "energy_uj",
-        "energy_kind",
-    )
+    __slots__ = ("fence", "choice", "reason", "tokens", "discarded", "queue_us", "prefill_us", "energy_uj", "energy_kind")
     FENCE_FIELD_NUMBER: _ClassVar[int]
     CHOICE_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
@@ -343,18 +196,7 @@ class Finished(_message.Message):
     prefill_us: int
     energy_uj: int
     energy_kind: int
-    def __init__(
-        self,
-        fence: _Optional[int] = ...,
-        choice: _Optional[int] = ...,
-        reason: _Optional[int] = ...,
-        tokens: _Optional[int] = ...,
-        discarded: _Optional[int] = ...,
-        queue_us: _Optional[int] = ...,
-        prefill_us: _Optional[int] = ...,
-        energy_uj: _Optional[int] = ...,
-        energy_kind: _Optional[int] = ...,
-    ) -> None: ...
+    def __init__(self, fence: _Optional[int] = ..., choice: _Optional[int] = ..., reason: _Optional[int] = ..., tokens: _Optional[int] = ..., discarded: _Optional[int] = ..., queue_us: _Optional[int] = ..., prefill_us: _Optional[int] = ..., energy_uj: _Optional[int] = ..., energy_kind: _Optional[int] = ...) -> None: ...
 
 class Close(_message.Message):
     __slots__ = ("reason",)
@@ -384,9 +226,7 @@ class HostedModel(_message.Message):
     name: str
     digest: str
     layers: int
-    def __init__(
-        self, name: _Optional[str] = ..., digest: _Optional[str] = ..., layers: _Optional[int] = ...
-    ) -> None: ...
+    def __init__(self, name: _Optional[str] = ..., digest: _Optional[str] = ..., layers: _Optional[int] = ...) -> None: ...
 
 class LayerSpan(_message.Message):
     __slots__ = ("start", "stop", "embedding", "head")
@@ -398,13 +238,7 @@ class LayerSpan(_message.Message):
     stop: int
     embedding: int
     head: int
-    def __init__(
-        self,
-        start: _Optional[int] = ...,
-        stop: _Optional[int] = ...,
-        embedding: _Optional[int] = ...,
-        head: _Optional[int] = ...,
-    ) -> None: ...
+    def __init__(self, start: _Optional[int] = ..., stop: _Optional[int] = ..., embedding: _Optional[int] = ..., head: _Optional[int] = ...) -> None: ...
 
 class LoadedStage(_message.Message):
     __slots__ = ("digest", "layers", "memory", "busy")
@@ -416,29 +250,10 @@ class LoadedStage(_message.Message):
     layers: LayerSpan
     memory: int
     busy: int
-    def __init__(
-        self,
-        digest: _Optional[str] = ...,
-        layers: _Optional[_Union[LayerSpan, _Mapping]] = ...,
-        memory: _Optional[int] = ...,
-        busy: _Optional[int] = ...,
-    ) -> None: ...
+    def __init__(self, digest: _Optional[str] = ..., layers: _Optional[_Union[LayerSpan, _Mapping]] = ..., memory: _Optional[int] = ..., busy: _Optional[int] = ...) -> None: ...
 
 class StageHost(_message.Message):
-    __slots__ = (
-        "version",
-        "name",
-        "kind",
-        "memory",
-        "claimed",
-        "speed",
-        "engines",
-        "models",
-        "loaded",
-        "first_layer",
-        "stop_layer",
-        "draining",
-    )
+    __slots__ = ("version", "name", "kind", "memory", "claimed", "speed", "engines", "models", "loaded", "first_layer", "stop_layer", "draining")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
@@ -463,40 +278,10 @@ class StageHost(_message.Message):
     first_layer: int
     stop_layer: int
     draining: int
-    def __init__(
-        self,
-        version: _Optional[int] = ...,
-        name: _Optional[str] = ...,
-        kind: _Optional[str] = ...,
-        memory: _Optional[int] = ...,
-        claimed: _Optional[int] = ...,
-        speed: _Optional[float] = ...,
-        engines: _Optional[_Iterable[str]] = ...,
-        models: _Optional[_Iterable[_Union[HostedModel, _Mapping]]] = ...,
-        loaded: _Optional[_Iterable[_Union[LoadedStage, _Mapping]]] = ...,
-        first_layer: _Optional[int] = ...,
-        stop_layer: _Optional[int] = ...,
-        draining: _Optional[int] = ...,
-    ) -> None: ...
+    def __init__(self, version: _Optional[int] = ..., name: _Optional[str] = ..., kind: _Optional[str] = ..., memory: _Optional[int] = ..., claimed: _Optional[int] = ..., speed: _Optional[float] = ..., engines: _Optional[_Iterable[str]] = ..., models: _Optional[_Iterable[_Union[HostedModel, _Mapping]]] = ..., loaded: _Optional[_Iterable[_Union[LoadedStage, _Mapping]]] = ..., first_layer: _Optional[int] = ..., stop_layer: _Optional[int] = ..., draining: _Optional[int] = ...) -> None: ...
 
 class StageLoad(_message.Message):
-    __slots__ = (
-        "version",
-        "pipeline",
-        "index",
-        "ticket",
-        "layers",
-        "model",
-        "weights_digest",
-        "engine",
-        "device",
-        "dtype",
-        "numerics",
-        "max_slots",
-        "max_rows",
-        "context",
-        "options",
-    )
+    __slots__ = ("version", "pipeline", "index", "ticket", "layers", "model", "weights_digest", "engine", "device", "dtype", "numerics", "max_slots", "max_rows", "context", "options")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     PIPELINE_FIELD_NUMBER: _ClassVar[int]
     INDEX_FIELD_NUMBER: _ClassVar[int]
@@ -527,48 +312,10 @@ class StageLoad(_message.Message):
     max_rows: int
     context: int
     options: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(
-        self,
-        version: _Optional[int] = ...,
-        pipeline: _Optional[bytes] = ...,
-        index: _Optional[int] = ...,
-        ticket: _Optional[bytes] = ...,
-        layers: _Optional[_Union[LayerSpan, _Mapping]] = ...,
-        model: _Optional[str] = ...,
-        weights_digest: _Optional[str] = ...,
-        engine: _Optional[str] = ...,
-        device: _Optional[str] = ...,
-        dtype: _Optional[str] = ...,
-        numerics: _Optional[int] = ...,
-        max_slots: _Optional[int] = ...,
-        max_rows: _Optional[int] = ...,
-        context: _Optional[int] = ...,
-        options: _Optional[_Iterable[str]] = ...,
-    ) -> None: ...
+    def __init__(self, version: _Optional[int] = ..., pipeline: _Optional[bytes] = ..., index: _Optional[int] = ..., ticket: _Optional[bytes] = ..., layers: _Optional[_Union[LayerSpan, _Mapping]] = ..., model: _Optional[str] = ..., weights_digest: _Optional[str] = ..., engine: _Optional[str] = ..., device: _Optional[str] = ..., dtype: _Optional[str] = ..., numerics: _Optional[int] = ..., max_slots: _Optional[int] = ..., max_rows: _Optional[int] = ..., context: _Optional[int] = ..., options: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class StageLoaded(_message.Message):
-    __slots__ = (
-        "version",
-        "engine",
-        "model",
-        "device",
-        "dtype",
-        "layers",
-        "model_layers",
-        "hidden_size",
-        "vocabulary_digest",
-        "vocabulary_size",
-        "context",
-        "max_slots",
-        "max_rows",
-        "exact",
-        "least_rows",
-        "row_multiple",
-        "uniform",
-        "weights_digest",
-        "numeric_class",
-        "memory",
-    )
+    __slots__ = ("version", "engine", "model", "device", "dtype", "layers", "model_layers", "hidden_size", "vocabulary_digest", "vocabulary_size", "context", "max_slots", "max_rows", "exact", "least_rows", "row_multiple", "uniform", "weights_digest", "numeric_class", "memory")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     ENGINE_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
@@ -609,29 +356,7 @@ class StageLoaded(_message.Message):
     weights_digest: str
     numeric_class: str
     memory: int
-    def __init__(
-        self,
-        version: _Optional[int] = ...,
-        engine: _Optional[str] = ...,
-        model: _Optional[str] = ...,
-        device: _Optional[str] = ...,
-        dtype: _Optional[str] = ...,
-        layers: _Optional[_Union[LayerSpan, _Mapping]] = ...,
-        model_layers: _Optional[int] = ...,
-        hidden_size: _Optional[int] = ...,
-        vocabulary_digest: _Optional[str] = ...,
-        vocabulary_size: _Optional[int] = ...,
-        context: _Optional[int] = ...,
-        max_slots: _Optional[int] = ...,
-        max_rows: _Optional[int] = ...,
-        exact: _Optional[int] = ...,
-        least_rows: _Optional[int] = ...,
-        row_multiple: _Optional[int] = ...,
-        uniform: _Optional[int] = ...,
-        weights_digest: _Optional[str] = ...,
-        numeric_class: _Optional[str] = ...,
-        memory: _Optional[int] = ...,
-    ) -> None: ...
+    def __init__(self, version: _Optional[int] = ..., engine: _Optional[str] = ..., model: _Optional[str] = ..., device: _Optional[str] = ..., dtype: _Optional[str] = ..., layers: _Optional[_Union[LayerSpan, _Mapping]] = ..., model_layers: _Optional[int] = ..., hidden_size: _Optional[int] = ..., vocabulary_digest: _Optional[str] = ..., vocabulary_size: _Optional[int] = ..., context: _Optional[int] = ..., max_slots: _Optional[int] = ..., max_rows: _Optional[int] = ..., exact: _Optional[int] = ..., least_rows: _Optional[int] = ..., row_multiple: _Optional[int] = ..., uniform: _Optional[int] = ..., weights_digest: _Optional[str] = ..., numeric_class: _Optional[str] = ..., memory: _Optional[int] = ...) -> None: ...
 
 class StageOp(_message.Message):
     __slots__ = ("open", "rewind", "close", "work")
@@ -643,13 +368,7 @@ class StageOp(_message.Message):
     rewind: RewindSlot
     close: CloseSlot
     work: Pass
-    def __init__(
-        self,
-        open: _Optional[_Union[OpenSlot, _Mapping]] = ...,
-        rewind: _Optional[_Union[RewindSlot, _Mapping]] = ...,
-        close: _Optional[_Union[CloseSlot, _Mapping]] = ...,
-        work: _Optional[_Union[Pass, _Mapping]] = ...,
-    ) -> None: ...
+    def __init__(self, open: _Optional[_Union[OpenSlot, _Mapping]] = ..., rewind: _Optional[_Union[RewindSlot, _Mapping]] = ..., close: _Optional[_Union[CloseSlot, _Mapping]] = ..., work: _Optional[_Union[Pass, _Mapping]] = ...) -> None: ...
 
 class OpenSlot(_message.Message):
     __slots__ = ("slot", "sampling")
@@ -657,9 +376,7 @@ class OpenSlot(_message.Message):
     SAMPLING_FIELD_NUMBER: _ClassVar[int]
     slot: int
     sampling: StageSampling
-    def __init__(
-        self, slot: _Optional[int] = ..., sampling: _Optional[_Union[StageSampling, _Mapping]] = ...
-    ) -> None: ...
+    def __init__(self, slot: _Optional[int] = ..., sampling: _Optional[_Union[StageSampling, _Mapping]] = ...) -> None: ...
 
 class StageSampling(_message.Message):
     __slots__ = ("params", "seed", "choice", "prompt_length")
@@ -671,13 +388,7 @@ class StageSampling(_message.Message):
     seed: bytes
     choice: int
     prompt_length: int
-    def __init__(
-        self,
-        params: _Optional[_Union[SamplingParams, _Mapping]] = ...,
-        seed: _Optional[bytes] = ...,
-        choice: _Optional[int] = ...,
-        prompt_length: _Optional[int] = ...,
-    ) -> None: ...
+    def __init__(self, params: _Optional[_Union[SamplingParams, _Mapping]] = ..., seed: _Optional[bytes] = ..., choice: _Optional[int] = ..., prompt_length: _Optional[int] = ...) -> None: ...
 
 class RewindSlot(_message.Message):
     __slots__ = ("slot", "length")
@@ -705,14 +416,7 @@ class Pass(_message.Message):
     tokens: bytes
     activations: bytes
     trail: bytes
-    def __init__(
-        self,
-        number: _Optional[int] = ...,
-        spans: _Optional[bytes] = ...,
-        tokens: _Optional[bytes] = ...,
-        activations: _Optional[bytes] = ...,
-        trail: _Optional[bytes] = ...,
-    ) -> None: ...
+    def __init__(self, number: _Optional[int] = ..., spans: _Optional[bytes] = ..., tokens: _Optional[bytes] = ..., activations: _Optional[bytes] = ..., trail: _Optional[bytes] = ...) -> None: ...
 
 class StageUp(_message.Message):
     __slots__ = ("attach", "detach", "beat")
@@ -722,12 +426,7 @@ class StageUp(_message.Message):
     attach: Attach
     detach: Detach
     beat: Beat
-    def __init__(
-        self,
-        attach: _Optional[_Union[Attach, _Mapping]] = ...,
-        detach: _Optional[_Union[Detach, _Mapping]] = ...,
-        beat: _Optional[_Union[Beat, _Mapping]] = ...,
-    ) -> None: ...
+    def __init__(self, attach: _Optional[_Union[Attach, _Mapping]] = ..., detach: _Optional[_Union[Detach, _Mapping]] = ..., beat: _Optional[_Union[Beat, _Mapping]] = ...) -> None: ...
 
 class StageDown(_message.Message):
     __slots__ = ("attached", "passed", "failed", "forward", "broken", "beat")
@@ -743,15 +442,7 @@ class StageDown(_message.Message):
     forward: bytes
     broken: bytes
     beat: Beat
-    def __init__(
-        self,
-        attached: _Optional[_Union[Attached, _Mapping]] = ...,
-        passed: _Optional[_Union[Passed, _Mapping]] = ...,
-        failed: _Optional[_Union[Failed, _Mapping]] = ...,
-        forward: _Optional[bytes] = ...,
-        broken: _Optional[bytes] = ...,
-        beat: _Optional[_Union[Beat, _Mapping]] = ...,
-    ) -> None: ...
+    def __init__(self, attached: _Optional[_Union[Attached, _Mapping]] = ..., passed: _Optional[_Union[Passed, _Mapping]] = ..., failed: _Optional[_Union[Failed, _Mapping]] = ..., forward: _Optional[bytes] = ..., broken: _Optional[bytes] = ..., beat: _Optional[_Union[Beat, _Mapping]] = ...) -> None: ...
 
 class Attach(_message.Message):
     __slots__ = ("version", "pipeline", "index", "codec", "next")
@@ -765,14 +456,7 @@ class Attach(_message.Message):
     index: int
     codec: int
     next: NextStage
-    def __init__(
-        self,
-        version: _Optional[int] = ...,
-        pipeline: _Optional[bytes] = ...,
-        index: _Optional[int] = ...,
-        codec: _Optional[int] = ...,
-        next: _Optional[_Union[NextStage, _Mapping]] = ...,
-    ) -> None: ...
+    def __init__(self, version: _Optional[int] = ..., pipeline: _Optional[bytes] = ..., index: _Optional[int] = ..., codec: _Optional[int] = ..., next: _Optional[_Union[NextStage, _Mapping]] = ...) -> None: ...
 
 class NextStage(_message.Message):
     __slots__ = ("address", "ticket", "authority")
@@ -782,12 +466,7 @@ class NextStage(_message.Message):
     address: str
     ticket: bytes
     authority: bytes
-    def __init__(
-        self,
-        address: _Optional[str] = ...,
-        ticket: _Optional[bytes] = ...,
-        authority: _Optional[bytes] = ...,
-    ) -> None: ...
+    def __init__(self, address: _Optional[str] = ..., ticket: _Optional[bytes] = ..., authority: _Optional[bytes] = ...) -> None: ...
 
 class Detach(_message.Message):
     __slots__ = ()
@@ -801,12 +480,7 @@ class Beat(_message.Message):
     sent_us: int
     echo_us: int
     leaving: int
-    def __init__(
-        self,
-        sent_us: _Optional[int] = ...,
-        echo_us: _Optional[int] = ...,
-        leaving: _Optional[int] = ...,
-    ) -> None: ...
+    def __init__(self, sent_us: _Optional[int] = ..., echo_us: _Optional[int] = ..., leaving: _Optional[int] = ...) -> None: ...
 
 class Attached(_message.Message):
     __slots__ = ("direct", "why")
@@ -824,12 +498,7 @@ class Passed(_message.Message):
     number: int
     picked: _containers.RepeatedCompositeFieldContainer[StagePicked]
     trail: bytes
-    def __init__(
-        self,
-        number: _Optional[int] = ...,
-        picked: _Optional[_Iterable[_Union[StagePicked, _Mapping]]] = ...,
-        trail: _Optional[bytes] = ...,
-    ) -> None: ...
+    def __init__(self, number: _Optional[int] = ..., picked: _Optional[_Iterable[_Union[StagePicked, _Mapping]]] = ..., trail: _Optional[bytes] = ...) -> None: ...
 
 class StagePicked(_message.Message):
     __slots__ = ("ids", "logprobs", "logprob_rows", "children", "child_ids", "scores", "score_rows")
@@ -847,16 +516,7 @@ class StagePicked(_message.Message):
     child_ids: bytes
     scores: int
     score_rows: bytes
-    def __init__(
-        self,
-        ids: _Optional[bytes] = ...,
-        logprobs: _Optional[int] = ...,
-        logprob_rows: _Optional[bytes] = ...,
-        children: _Optional[int] = ...,
-        child_ids: _Optional[bytes] = ...,
-        scores: _Optional[int] = ...,
-        score_rows: _Optional[bytes] = ...,
-    ) -> None: ...
+    def __init__(self, ids: _Optional[bytes] = ..., logprobs: _Optional[int] = ..., logprob_rows: _Optional[bytes] = ..., children: _Optional[int] = ..., child_ids: _Optional[bytes] = ..., scores: _Optional[int] = ..., score_rows: _Optional[bytes] = ...) -> None: ...
 
 class Failed(_message.Message):
     __slots__ = ("number", "error")
