@@ -284,16 +284,17 @@ def _onnx_units(header: onnx_header.Header, layers: int) -> dict[str, Sizes]:
                 continue
             taken.add(name)
             owner = "embedding" if node.kind == "Gather" and sums == 0 else unit
-            parts.append((owner, (weight.size, _onnx_matrix(weight))))
+            block = node.numbers.get("block_size", 1)
+            parts.append((owner, (weight.size, _onnx_matrix(weight, block))))
     return {"head": Sizes(), **_summed(parts)}
 
 
-def _onnx_matrix(weight: onnx_header.Initializer) -> int:
-    """Numbers of a matrix; packed int8 blocks stand as [rows, blocks, bytes]."""
+def _onnx_matrix(weight: onnx_header.Initializer, block: int) -> int:
+    """Numbers of a matrix; packed blocks of `block` numbers stand as [rows, blocks, bytes]."""
     if len(weight.shape) == 2:
         return math.prod(weight.shape)
     if len(weight.shape) == 3:
-        return math.prod(weight.shape[:2]) * 32
+        return math.prod(weight.shape[:2]) * block
     return 0
 
 

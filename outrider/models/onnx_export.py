@@ -19,7 +19,8 @@ copies the cache. With more than one sequence and a past it takes one row each.
 
 Weights stand in the file in the type they were trained in and are cast to
 float32 in the graph, once, when a runtime folds constants; `int8` and `int4`
-weights (`MatMulNBits`, blocks of 32, symmetric) trade scores for size.
+weights (`MatMulNBits`, symmetric) trade scores for size: int4 in blocks of 32, int8,
+whose precision does not ask for more scales, in blocks of up to 256.
 The bytes are a function of config, weights, range and precision alone.
 """
 
@@ -46,7 +47,9 @@ from outrider.models.weights import Weights, expected
 OPSET = 21
 IR_VERSION = 10
 MICROSOFT = "com.microsoft"
-BLOCK = 32
+BLOCKS: Mapping[int, tuple[int, ...]] = MappingProxyType({4: (32,), 8: (256, 128, 64, 32)})
+"""By bits, the sizes of block to choose from; the first that divides a row is taken. Each block
+has a scale, and in the library a sum, to read beside it in every pass."""
 EXTERNAL_FROM = 1 << 30
 """Bytes of weights from which they stand in a second file; protobuf ends at 2 GiB."""
 
@@ -256,8 +259,11 @@ class Writer:
 
     def _matmul(self, rows: str, names: Sequence[str]) -> str:
         stored = _stacked([self.tensors[name] for name in names])
-        if self.precision != "stored" and stored.shape[1] % BLOCK == 0:
-            return self._quantised(rows, stored, 8 if self.precision == "int8" else 4)
+        if self.precision != "stored":
+            bits = 8 if self.precision == "int8" else 4
+            block = block_of(stored.shape[1], bits)
+            if block is not None:
+                return self._quantised(rows, stored, bits, block)
         if list(names) == ["model.embed_tokens.weight"]:
             # The tied table stands once in the file; constant folding turns it at load.
             turned = self.graph.apply("Transpose", self._table(), perm=[1, 0])
@@ -267,8 +273,8 @@ class Writer:
         matrix = Stored(np.ascontiguousarray(stored.data.T), stored.kind)
         return self.graph.apply("MatMul", rows, self.graph.weight(matrix, "matrix"))
 
-    def _quantised(self, rows: str, stored: Stored, bits: int) -> str:
-        packed, scales = quantise(stored.float32(), bits)
+    def _quantised(self, rows: str, stored: Stored, bits: int, block: int) -> str:
+        packed, scales = quantise(stored.float32(), bits, block)
         return self.graph.apply(
             "MatMulNBits",
             rows,
@@ -278,7 +284,7 @@ class Writer:
             K=stored.shape[1],
             N=stored.shape[0],
             bits=bits,
-            block_size=BLOCK,
+            block_size=block,
             accuracy_level=4,
         )
 
@@ -291,12 +297,20 @@ def _stacked(parts: Sequence[Stored]) -> Stored:
     return Stored(np.concatenate([part.data for part in parts]), parts[0].kind)
 
 
-def quantise(matrix: NDArray[np.float32], bits: int) -> tuple[Array, NDArray[np.float32]]:
-    """Rows [N, K] to symmetric blocks of 32: bytes [N, K / 32, 32 * bits / 8], scales [N * K / 32].
+def block_of(width: int, bits: int) -> int | None:
+    """The block for rows of `width`; None where no block divides them."""
+    return next((size for size in BLOCKS[bits] if width % size == 0), None)
+
+
+def quantise(
+    matrix: NDArray[np.float32], bits: int, block: int
+) -> tuple[Array, NDArray[np.float32]]:
+    """Rows [N, K] to symmetric blocks: bytes [N, K / block, block * bits / 8], scales
+    [N * K / block].
 
     Values are unsigned around 2^(bits - 1), the zero point that MatMulNBits assumes.
     """
-    blocks = matrix.reshape(matrix.shape[0], -1, BLOCK)
+    blocks = matrix.reshape(matrix.shape[0], -1, block)
     middle = 1 << (bits - 1)
     extreme = np.take_along_axis(blocks, np.abs(blocks).argmax(-1)[..., None], -1)
     # The value of largest magnitude lands on the lowest level, the one without a mirror image.

@@ -25,6 +25,9 @@ from outrider.models.onnx_notes import Notes, parse
 
 SLACK = 8
 """Room behind a slot's last token for padding rows."""
+SPIN_US = 200
+"""Microseconds that a thread without work stays awake: from one pass of a drafter to the next,
+and no longer, because others want the cores."""
 _KEPT_BINDINGS = 64
 _KEPT_SCORES = 1 << 20
 """Elements of scores up to which a binding is kept."""
@@ -195,8 +198,7 @@ def _opened(path: Path, provider: Provider, threads: int) -> Any:
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.log_severity_level = 4
-    # Threads may spin while a run lasts, not between runs: the target wants the cores then.
-    options.add_session_config_entry("session.force_spinning_stop", "1")
+    options.add_session_config_entry("session.intra_op.spin_duration_us", str(SPIN_US))
     # The library's errors share no base class.
     try:
         return ort.InferenceSession(str(path), options, providers=provider.chain)

@@ -19,6 +19,8 @@ from outrider.protocol.vocabulary import Vocabulary
 
 PRECISIONS: Mapping[str, Precision] = {"float32": "stored", "int8": "int8", "int4": "int4"}
 """What people ask for as dtype, and the exporter's word for it."""
+_EDITION = 2
+"""Of the bytes that the exporter writes within a format: what it wrote before is made anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,7 @@ def exported(files: ModelFiles, dtype: str) -> Path:
     beside = files.sibling("model.onnx")
     if beside is not None and _is_export(beside, files, dtype):
         return beside
-    folder = cache_dir() / "onnx" / f"{files.digest[:32]}-{dtype}-{FORMAT}"
+    folder = cache_dir() / "onnx" / f"{files.digest[:32]}-{dtype}-{FORMAT}.{_EDITION}"
     if not _sound(folder):
         try:
             _export(files, dtype, folder)

@@ -17,7 +17,7 @@ import pytest
 from outrider.engines.onnx import files
 from outrider.errors import ConfigError, ModelCorrupt, ModelUnsupported, NotFound
 from outrider.models import onnx_export
-from outrider.models.onnx_export import export, quantise
+from outrider.models.onnx_export import block_of, export, quantise
 from outrider.models.source import BUNDLED, resolve
 
 Save = Callable[..., tuple[Path, Any]]
@@ -163,15 +163,27 @@ def test_large_weights_lie_in_a_second_file(
     )
 
 
-@pytest.mark.parametrize(("bits", "bound"), [(8, 0.005), (4, 0.08)])
-def test_quantised_blocks_stay_near_the_matrix(bits: int, bound: float) -> None:
-    matrix = np.random.default_rng(1).normal(size=(6, 96)).astype(np.float32)
-    matrix[2, :32] = 0
-    packed, scales = quantise(matrix, bits)
+@pytest.mark.parametrize(
+    ("bits", "block", "bound"), [(8, 32, 0.005), (8, 256, 0.005), (4, 32, 0.08)]
+)
+def test_quantised_blocks_stay_near_the_matrix(bits: int, block: int, bound: float) -> None:
+    matrix = np.random.default_rng(1).normal(size=(6, 3 * block)).astype(np.float32)
+    matrix[2, :block] = 0
+    packed, scales = quantise(matrix, bits, block)
     levels = packed if bits == 8 else np.stack([packed & 15, packed >> 4], -1)
-    levels = levels.reshape(6, 3, 32).astype(np.float32) - (1 << (bits - 1))
-    found = (levels * scales.reshape(6, 3, 1)).reshape(6, 96)
+    levels = levels.reshape(6, 3, block).astype(np.float32) - (1 << (bits - 1))
+    found = (levels * scales.reshape(6, 3, 1)).reshape(6, -1)
     assert np.abs(found - matrix).max() <= bound * np.abs(matrix).max()
+
+
+@pytest.mark.parametrize(
+    ("width", "bits", "block"),
+    [(256, 8, 256), (896, 8, 128), (704, 8, 64), (96, 8, 32), (48, 8, None), (256, 4, 32)],
+)
+def test_a_row_is_cut_into_as_few_blocks_as_its_precision_bears(
+    width: int, bits: int, block: int | None
+) -> None:
+    assert block_of(width, bits) == block
 
 
 def test_heads_that_the_operator_can_not_turn_are_refused(saved: Save, tmp_path: Path) -> None:
