@@ -14,6 +14,8 @@ from outrider.errors import ModelCorrupt, ModelUnsupported
 
 Precision = Literal["stored", "int8", "int4"]
 """`stored`: weights in the type they were trained in, computed in float32."""
+STAGE = "outrider.stage"
+"""Where a stage's notes stand (`outrider.models.stage_notes`), which are others."""
 FORMAT = 1
 """Version of the graph's layout, told in `outrider.models.onnx_export`."""
 
@@ -55,6 +57,12 @@ class Notes:
 def parse(metadata: Mapping[str, str]) -> Notes:
     """From a file's metadata. Raises ModelUnsupported for a file that is not ours."""
     text = metadata.get("outrider")
+    if text is None and STAGE in metadata:
+        raise ModelUnsupported(
+            "the ONNX file holds layers of a model, not the whole of it",
+            effect="no model was loaded",
+            todo="name the whole model, or run the file as a stage",
+        )
     if text is None:
         raise ModelUnsupported(
             "the ONNX file was not exported by outrider",

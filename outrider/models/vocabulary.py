@@ -8,6 +8,7 @@ model give the same digest.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -66,6 +67,23 @@ def load(files: ModelFiles) -> Vocabulary:
             todo="copy the model's tokenizer.json beside its weights",
         )
     return from_tokenizer_json(files.tokenizer_json, settings(files))
+
+
+def ids_of(files: ModelFiles, rows: int) -> tuple[str, int]:
+    """Digest and number of the ids that can be chosen; `rows`: of the model's embedding.
+
+    A model without a tokenizer has its rows' numbers. Raises ModelCorrupt, ModelUnsupported.
+    """
+    if files.tokenizer_json is None and files.kind != "gguf":
+        note = f"no tokenizer, {rows} ids"
+        return hashlib.sha256(note.encode()).hexdigest(), rows
+    found = load(files)
+    if len(found) > rows:
+        raise ModelCorrupt(
+            f"the tokenizer has {len(found)} ids, the model {rows}",
+            effect="the model was not loaded",
+        )
+    return found.digest, len(found)
 
 
 def settings(files: ModelFiles) -> dict[str, object]:

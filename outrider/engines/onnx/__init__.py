@@ -7,10 +7,12 @@ import json
 import os
 import platform
 from pathlib import Path
+from typing import Protocol
 
 import onnxruntime as ort
 
 from outrider.engine import EngineInfo, EngineSpec, RowRule
+from outrider.engines.numeric import joined_class
 from outrider.engines.onnx import probe
 from outrider.engines.onnx.decoder import Decoder
 from outrider.engines.onnx.engine import OnnxEngine
@@ -47,13 +49,13 @@ def _dtype(spec: EngineSpec) -> str:
 
 
 def _decoder(spec: EngineSpec, found: Found, provider: Provider) -> Decoder:
-    threads = spec.threads or _threads(found.path)
+    threads = spec.threads or threads_for(found.path)
     return Decoder(
         found.path, provider, threads=threads, slots=spec.max_slots, context=spec.context
     )
 
 
-def _threads(path: Path) -> int:
+def threads_for(path: Path) -> int:
     size = sum(part.stat().st_size for part in path.parent.glob(path.name + "*"))
     return 1 if size < SMALL else os.cpu_count() or 1
 
@@ -62,39 +64,57 @@ def _info(
     spec: EngineSpec, found: Found, provider: Provider, decoder: Decoder, rule: RowRule | None
 ) -> EngineInfo:
     notes = decoder.notes
-    used = rule or RowRule()
+    ids = min(len(found.vocabulary), notes.vocab_size)
     return EngineInfo(
         engine="onnx",
         model=found.name,
         device=provider.name,
         dtype="float32" if notes.precision == "stored" else notes.precision,
         vocabulary_digest=found.vocabulary.digest,
-        vocabulary_size=min(len(found.vocabulary), notes.vocab_size),
+        vocabulary_size=ids,
         context=decoder.context,
         max_slots=spec.max_slots,
         max_rows=spec.max_rows,
         exact=rule is not None,
-        row_rule=used,
-        numeric_class=_numeric_class(decoder, provider, used),
+        row_rule=rule or RowRule(),
+        numeric_class=_numeric_class(decoder, provider, rule, ids),
         scores=True,
         kv="range",
     )
 
 
-def _numeric_class(decoder: Decoder, provider: Provider, rule: RowRule) -> str:
+def _numeric_class(decoder: Decoder, provider: Provider, rule: RowRule | None, ids: int) -> str:
+    stem = class_stem(decoder.notes, provider, rule)
+    return joined_class([stem], probe.fingerprint(decoder, rule or RowRule(), ids))
+
+
+class HasWeights(Protocol):
+    """Notes of a whole model or of a stage."""
+
+    @property
+    def weights(self) -> str: ...
+
+    @property
+    def precision(self) -> str: ...
+
+
+def class_stem(notes: HasWeights, provider: Provider, rule: RowRule | None) -> str:
+    """What fixes the numerics of the whole model and of any range of its layers alike: all of
+    a numeric class but the hash of the probe's scores. Rows that are bit-equal in any company
+    have the same bits under every rule that makes them so, and the rule is not a part of it."""
     parts = {
-        "weights": decoder.notes.weights,
-        "precision": decoder.notes.precision,
+        "onnx": 1,
+        "weights": notes.weights,
+        "precision": notes.precision,
         "engine": f"onnxruntime {ort.__version__} {provider.library_name}",
-        "instructions": _instructions(),
-        "rule": [rule.minimum, rule.multiple, rule.uniform],
+        "instructions": instructions(),
+        "rows": "plain" if rule is None else "exact",
         "sampling": sampling.VERSION,
-        "probe": probe.fingerprint(decoder, rule),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def _instructions() -> str:
+def instructions() -> str:
     """The processor's family and the vector extensions that kernels are chosen by."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")

@@ -6,8 +6,9 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from outrider.errors import ConfigError, ModelError, ModelUnsupported
@@ -57,10 +58,16 @@ def exported(files: ModelFiles, dtype: str) -> Path:
     beside = files.sibling("model.onnx")
     if beside is not None and _is_export(beside, files, dtype):
         return beside
-    folder = cache_dir() / "onnx" / f"{files.digest[:32]}-{dtype}-{FORMAT}.{_EDITION}"
+    return kept(files, f"{dtype}-{FORMAT}.{_EDITION}", partial(_export, files, dtype))
+
+
+def kept(files: ModelFiles, name: str, write: Callable[[Path], None]) -> Path:
+    """What `write` writes of a model at the path it is given, in the cache folder; written when
+    it is not there, or not what it was. Raises ConfigError where that can not be."""
+    folder = cache_dir() / "onnx" / f"{files.digest[:32]}-{name}"
     if not _sound(folder):
         try:
-            _export(files, dtype, folder)
+            _keep(folder, write)
         except OSError as error:
             raise ConfigError(
                 f"the ONNX export of {files.name} can not be written",
@@ -100,14 +107,18 @@ def _digest(folder: Path) -> str:
     return state.hexdigest()
 
 
-def _export(files: ModelFiles, dtype: str, folder: Path) -> None:
-    """Write beside, then rename, so that another process sees all or nothing."""
+def _export(files: ModelFiles, dtype: str, path: Path) -> None:
     from outrider.models.onnx_export import export
 
+    export(files, path, precision=PRECISIONS[dtype])
+
+
+def _keep(folder: Path, write: Callable[[Path], None]) -> None:
+    """Write beside, then rename, so that another process sees all or nothing."""
     folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     draft = Path(tempfile.mkdtemp(dir=folder.parent, suffix=".part"))
     try:
-        export(files, draft / "model.onnx", precision=PRECISIONS[dtype])
+        write(draft / "model.onnx")
         (draft / "digest").write_text(_digest(draft), encoding="ascii")
         _move(draft, folder)
     finally:

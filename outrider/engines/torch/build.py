@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ from outrider.engines.torch.linear import Kind, kinds
 from outrider.engines.torch.offload import budget_of
 from outrider.engines.torch.probe import SLOTS
 from outrider.engines.torch.settle import settle
-from outrider.errors import ConfigError, EngineFull, ModelCorrupt, ModelUnsupported
+from outrider.errors import ConfigError, EngineFull, ModelUnsupported
 from outrider.models import vocabulary
 from outrider.models.config import ModelConfig, load_config
 from outrider.models.source import ModelFiles, resolve
@@ -37,7 +36,7 @@ def build(spec: EngineSpec) -> TorchEngine:
     device = choose_device(spec.device)
     dtype = choose_dtype(spec.dtype, device)
     weights = Weights(files, config)
-    digest, size = vocabulary_of(files, config)
+    digest, size = vocabulary.ids_of(files, config.vocab_size)
     context = context_of(spec, config)
     if (budget := budget_of(spec)) is not None:
         with torch.inference_mode(), memory_errors():
@@ -85,20 +84,6 @@ def context_of(spec: EngineSpec, config: ModelConfig) -> int:
             todo=f"ask for at most {config.context}",
         )
     return wanted
-
-
-def vocabulary_of(files: ModelFiles, config: ModelConfig) -> tuple[str, int]:
-    """Digest and number of ids that can be chosen."""
-    if files.tokenizer_json is None:
-        note = f"no tokenizer, {config.vocab_size} ids"
-        return hashlib.sha256(note.encode()).hexdigest(), config.vocab_size
-    found = vocabulary.load(files)
-    if len(found) > config.vocab_size:
-        raise ModelCorrupt(
-            f"the tokenizer has {len(found)} ids, the model {config.vocab_size}",
-            effect="the model was not loaded",
-        )
-    return found.digest, len(found)
 
 
 @contextmanager

@@ -12,13 +12,14 @@ import torch
 from outrider.engine import EngineSpec, LayerRange, RowRule, StageInfo, StageSpan
 from outrider.engines.stage import BaseStage, Hidden, Result, answering, carrying
 from outrider.engines.stages import check_range, shapes_of
-from outrider.engines.torch.build import context_of, files_of, memory_errors, vocabulary_of
+from outrider.engines.torch.build import context_of, files_of, memory_errors
 from outrider.engines.torch.cache import Cache
 from outrider.engines.torch.device import choose_device, choose_dtype
 from outrider.engines.torch.engine import class_stem, picker
 from outrider.engines.torch.part import PartRunner, Place, Settled, Settler, narrowed
 from outrider.engines.torch.probe import SLOTS
 from outrider.engines.torch.runner import split
+from outrider.models import vocabulary
 from outrider.models.config import ModelConfig
 from outrider.models.source import ModelFiles
 from outrider.models.weights import Weights
@@ -35,7 +36,7 @@ def build(spec: EngineSpec, layers: LayerRange) -> TorchStage:
         torch.set_num_threads(spec.threads)
     device = choose_device(spec.device)
     place = Place(device, choose_dtype(spec.dtype, device), context_of(spec, config))
-    digest, size = vocabulary_of(files, config)
+    digest, size = vocabulary.ids_of(files, config.vocab_size)
     with torch.inference_mode(), memory_errors():
         slots = max(spec.max_slots + 1, SLOTS)
         cache = Cache(narrowed(config, layers), slots, place.context, device, place.dtype)
