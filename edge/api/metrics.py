@@ -13,6 +13,7 @@ from typing import cast
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from outrider.edge.service import EdgeService
+from outrider.protocol.energy import PowerStatus
 from outrider.protocol.stream import Done, Started, StreamEvent, Token
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -76,6 +77,21 @@ class Metrics:
         self._queued = gauge("outrider_requests_queued", "Requests waiting for a place")
         self._lag = gauge("outrider_loop_lag_p99_seconds", "Event loop lag, 99th percentile")
         self._connected = gauge("outrider_clouds_connected", "Clouds that answer")
+        self._power_gauges()
+
+    def _power_gauges(self) -> None:
+        def gauge(name: str, text: str, labels: tuple[str, ...] = ()) -> Gauge:
+            return Gauge(f"outrider_{name}", text, labels, registry=self.registry)
+
+        placed = ("placement", "kind")
+        self._watts = gauge("power_watts", "Drawn now, by source", ("source", "kind", "scope"))
+        self._battery = gauge("battery_ratio", "Charge left, 0 to 1", ("supply",))
+        self._heat = gauge("temperature_celsius", "By zone", ("zone",))
+        self._limit = gauge("temperature_limit_celsius", "Where a zone throttles", ("zone",))
+        self._level = gauge("power_draft_level", "What power leaves: 2 free, 1 shallow, 0 off")
+        self._per_token = gauge("joules_per_token", "Device, radio and cloud", placed)
+        self._joules = gauge("energy_joules", "Of all requests that ended", placed)
+        self._wasted = gauge("energy_wasted_joules", "Drafts sent and not accepted", placed)
 
     def request(self, route: str, status: int) -> None:
         """One HTTP request was answered."""
@@ -129,4 +145,27 @@ class Metrics:
         self._queued.set(status.requests_queued)
         self._lag.set(status.loop_lag_p99_ms / 1000.0)
         self._connected.set(sum(cloud.state == "connected" for cloud in status.clouds))
+        if status.power is not None:
+            self._set_power(status.power)
         return generate_latest(self.registry)
+
+    def _set_power(self, power: PowerStatus) -> None:
+        """Sources, zones and placements that are gone must not stay on the page."""
+        labelled = (self._watts, self._battery, self._heat, self._limit)
+        for group in (*labelled, self._per_token, self._joules, self._wasted):
+            group.clear()
+        for draw in power.draws:
+            if draw.watts is not None:
+                self._watts.labels(draw.source, draw.kind, draw.scope).set(draw.watts)
+        if power.battery is not None:
+            self._battery.labels(power.supply).set(power.battery)
+        for heat in power.heats:
+            self._heat.labels(heat.zone).set(heat.celsius)
+            if heat.limit_c is not None:
+                self._limit.labels(heat.zone).set(heat.limit_c)
+        self._level.set(("off", "shallow", "free").index(power.draft))
+        for found in power.placements:
+            named = (found.placement, found.kind)
+            self._per_token.labels(*named).set(found.joules_per_token)
+            self._joules.labels(*named).set(found.joules)
+            self._wasted.labels(*named).set(found.wasted_j)

@@ -189,7 +189,9 @@ def _energy(ended: Sequence[Ended]) -> dict[str, Any]:
     kinds = {done.energy_kind for done in last}
     kind = "none" if "none" in kinds else "estimated" if "estimated" in kinds else "measured"
     joules = None if kind == "none" else sum(done.energy_j or 0.0 for done in last)
-    return {"energy_kind": kind, "energy_j": joules}
+    spoken = sum(one.done.completion_tokens for one in ended)
+    each = joules / spoken if joules is not None and spoken else None
+    return {"energy_kind": kind, "energy_j": joules, "energy_j_per_token": each}
 
 
 def _waste(speculation: Speculation) -> dict[str, Any]:

@@ -33,6 +33,7 @@ VERBS = {
     "run": ("ask:run", "Complete one prompt, streamed to standard output."),
     "chat": ("ask:chat", "Talk to a model, turn by turn."),
     "status": ("look:status", "What the daemon does now."),
+    "power": ("power:power", "What the machine draws, what is left, and what tokens cost."),
     "models": ("look:models", "Models that can be asked for by name."),
     "fit": (
         "measure:fit",

@@ -84,6 +84,7 @@ def examine(where: Daemon) -> Iterator[Check]:
     for engine, library in ENGINES.items():
         yield works(engine, library)
     yield from folders()
+    yield power()
     reached = daemon(where)
     yield from reached
     yield port("edge port", EDGE_PORT, reached[0].state == "ok")
@@ -153,6 +154,20 @@ def writable(name: str, folder: Path) -> Check:
         return Check(name, "ok", str(folder))
     todo = f"make {there} writable, or set OUTRIDER_RUNTIME and OUTRIDER_STATE to other folders"
     return Check(name, "failed", f"{folder} can not be written", todo)
+
+
+def power() -> Check:
+    """Which readers of power and heat this machine has."""
+    from outrider.partitioner.power.machine import here
+
+    meter = here().meter()
+    troubles = meter.poll(0.0).problems
+    if troubles:
+        return Check("power", "warning", troubles[0].what, troubles[0].todo)
+    names = ", ".join(reader.name for reader in meter.readers)
+    if names:
+        return Check("power", "ok", f"readers: {names}")
+    return Check("power", "absent", "no reader: joules are estimates", "outrider power")
 
 
 def daemon(where: Daemon) -> list[Check]:

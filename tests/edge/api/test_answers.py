@@ -244,6 +244,7 @@ def test_the_outrider_block_says_how_it_was_made(scripted: dict[str, Any]) -> No
         "bytes_down": 500,
         "energy_kind": "estimated",
         "energy_j": 1.5,
+        "energy_j_per_token": 0.75,
         "passes": 6,
         "sent_draft_tokens": 9,
         "stale_draft_tokens": 2,
