@@ -89,13 +89,14 @@ async def _host(
 ) -> Host:
     spec = EngineSpec(
         model=model.path,
-        engine=options.engine,
+        engine="split" if options.workers else options.engine,
         device=options.device,
         dtype=options.dtype,
         numerics=options.numerics,
         context=options.context,
         max_slots=options.max_slots,
         threads=options.threads,
+        options=_split(options) if options.workers else (),
     )
     began = time.monotonic()
     engine = await EngineProcess.start(spec)
@@ -118,6 +119,18 @@ async def _host(
     stack.callback(task.cancel)
     publish(_loaded(model, engine.info, (time.monotonic() - began) * 1e3))
     return host
+
+
+def _split(options: CloudOptions) -> tuple[tuple[str, str], ...]:
+    """Where and how the layers are computed, for the engine `split`."""
+    named = {
+        "workers": ",".join(map(str, options.workers)),
+        "workers_ca": str(options.workers_ca or ""),
+        "workers_api_key": options.workers_api_key,
+        "layers": options.layers,
+        "activations": options.activations,
+    }
+    return tuple(named.items())
 
 
 def _loaded(model: NamedModel, info: EngineInfo, load_ms: float) -> events.ModelLoaded:

@@ -24,6 +24,7 @@ from outrider.edge.daemon import Daemon, Small
 from outrider.edge.drafter import Drafter
 from outrider.edge.fanout import Fanout
 from outrider.edge.link import Link
+from outrider.edge.local import LocalCommitter
 from outrider.edge.power import PowerWatch, accountant
 from outrider.engine import EngineSpec
 from outrider.engines import registry
@@ -74,6 +75,8 @@ async def start(options: EdgeOptions, stack: AsyncExitStack) -> Running:
     stack.callback(lag.stop)
     for work in (_watch(link), _tell_lag(lag, fanout.publish), daemon.restore(), power.run()):
         stack.callback(asyncio.create_task(work).cancel)
+    if options.split:
+        await _commit_here(LocalCommitter(options, link, fanout.publish, directory), stack)
     fanout.publish(events.Up(role="edge", version=__version__, listen=server.url, pid=os.getpid()))
     _leave_card(options, server.url, fanout.address, stack)
     return Running(server.url, daemon)
@@ -99,6 +102,17 @@ async def _tell_lag(lag: LoopLag, publish: Callable[[events.Event], None]) -> No
     while True:
         await asyncio.sleep(LAG_EVERY_S)
         publish(lag.event())
+
+
+async def _commit_here(committer: LocalCommitter, stack: AsyncExitStack) -> None:
+    """Its child ends before the daemon does."""
+    task = asyncio.create_task(committer.run())
+
+    async def end() -> None:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    stack.push_async_callback(end)
 
 
 SmallLater = Callable[[ModelDescription], Awaitable[Small | None]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,6 +13,7 @@ from outrider.errors import ConfigError
 
 CLOUD_PORT = 11712
 EDGE_PORT = 11711
+WORKER_PORT = 11713
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +98,16 @@ class CloudOptions:
     """Tokens the committer may run past what the device has seen."""
     session_ttl_s: float = 30.0
     """How long a session outlives its stream."""
+    workers: tuple[Address, ...] = ()
+    """Devices that hold the layers (`outrider worker`); none: the models are computed here."""
+    workers_ca: Path | None = None
+    """TLS to the workers, checked against this authority; required beyond loopback."""
+    workers_api_key: str = ""
+    """Sent to the workers; OUTRIDER_WORKERS_API_KEY in the environment."""
+    layers: str = "auto"
+    """What lies where: `auto` plans it, `A:B,B:C,...` deals ranges to the workers in turn."""
+    activations: Literal["fp32", "bf16", "fp16", "int8", "int4"] = "fp32"
+    """How hidden states travel between workers; what loses bits makes another numeric class."""
     tls_cert: Path | None = None
     tls_key: Path | None = None
     client_ca: Path | None = None
@@ -115,6 +127,14 @@ class CloudOptions:
         parse_trigger(self.trigger)
         if len({model.name for model in self.models}) != len(self.models) or not self.models:
             raise ConfigError("models need names of their own", todo="write --model NAME=PATH")
+        if not self.workers and (self.layers, self.activations) != ("auto", "fp32"):
+            raise ConfigError("--layers and --activations need --workers, the devices they are for")
+        check_workers(self.workers, self.workers_ca)
+        if self.workers and self.engine not in ("auto", "split"):
+            raise ConfigError(
+                f"--engine {self.engine} computes here, and --workers elsewhere",
+                todo="leave --engine away: each worker has its own",
+            )
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ConfigError("--tls-cert and --tls-key go together")
         if self.client_ca is not None and self.tls_cert is None:
@@ -126,6 +146,18 @@ class CloudOptions:
                 effect="the cloud was not started",
                 todo="give --tls-cert, --tls-key and --api-keys, or listen on 127.0.0.1",
             )
+
+
+def check_workers(workers: Sequence[Address], authority: Path | None) -> None:
+    """Raises ConfigError for what may not be sent in the clear, and for a worker named twice."""
+    if len(set(workers)) != len(workers):
+        raise ConfigError("--workers names a device twice", todo="give it more ranges in --layers")
+    if authority is None and any(not worker.loopback for worker in workers):
+        raise ConfigError(
+            "a worker beyond loopback needs TLS",
+            effect="nothing was started",
+            todo="give --workers-ca, the authority that signed the workers' certificates",
+        )
 
 
 def parse_trigger(text: str) -> tuple[Literal["auto", "free", "wait"], float]:
@@ -155,6 +187,12 @@ class EdgeOptions:
     cloud_key: Path | None = None
     cloud_api_key: str = ""
     """Sent to the clouds; OUTRIDER_CLOUD_API_KEY in the environment."""
+    split: str = ""
+    """[NAME=]PATH of a target whose layers lie on `workers`; this device commits it."""
+    workers: tuple[Address, ...] = ()
+    """Devices that hold the layers of `split` (`outrider worker`)."""
+    workers_ca: Path | None = None
+    """TLS to the workers, checked against this authority; required beyond loopback."""
     draft: str = "bundled:draft"
     """A model path, `ngram`, or `none`."""
     draft_engine: str = "auto"
@@ -205,6 +243,13 @@ class EdgeOptions:
             )
         if self.watt_cap is not None:
             _positive("--watt-cap", self.watt_cap)
+        check_workers(self.workers, self.workers_ca)
+        if bool(self.split) != bool(self.workers):
+            raise ConfigError(
+                "--split and --workers go together",
+                why="one names a model, the other the devices that hold its layers",
+                effect="the edge was not started",
+            )
         if (self.cloud_cert is None) != (self.cloud_key is None):
             raise ConfigError("--cloud-cert and --cloud-key go together")
         if self.cloud_ca is None and any(not cloud.loopback for cloud in self.clouds):

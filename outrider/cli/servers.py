@@ -12,6 +12,7 @@ from outrider.errors import EngineMissing
 from outrider.options import (
     CLOUD_PORT,
     EDGE_PORT,
+    WORKER_PORT,
     Address,
     CloudOptions,
     EdgeOptions,
@@ -29,7 +30,11 @@ def cloud(
     *,
     listen: str = str(CLOUD.listen),
     model: Sequence[str] = ("bundled:target",),
-    engine: Literal["auto", "torch", "llama", "onnx", "fake"] = "auto",
+    engine: Literal["auto", "torch", "llama", "onnx", "split", "fake"] = "auto",
+    workers: str = "",
+    workers_ca: Path | None = None,
+    layers: str = CLOUD.layers,
+    activations: Literal["fp32", "bf16", "fp16", "int8", "int4"] = CLOUD.activations,
     device: str = CLOUD.device,
     dtype: str = CLOUD.dtype,
     numerics: Literal["exact", "plain"] = CLOUD.numerics,
@@ -47,13 +52,18 @@ def cloud(
     runtime_dir: Path | None = None,
     ready_file: Path | None = None,
 ) -> int:
-    """Serve target models over gRPC, until SIGTERM or ctrl-c.
+    """Serve target models over gRPC, until SIGTERM or ctrl-c. OUTRIDER_WORKERS_API_KEY is sent
+    to the workers.
 
     Args:
         listen: HOST:PORT for gRPC. Beyond loopback TLS and API keys are required.
         model: [NAME=]PATH of a target: a folder with config.json and safetensors, a .gguf or
             .onnx file, or bundled:target. Repeat it to serve several; the first is the default.
         engine: What computes the model; auto goes by the file.
+        workers: HOST:PORT,HOST:PORT,... of devices that hold the layers (outrider worker).
+        workers_ca: TLS to the workers, checked against this authority (PEM).
+        layers: auto plans which worker holds which; A:B,B:C,... deals ranges to them in turn.
+        activations: How hidden states travel; all but fp32 lose bits of a float32 model.
         device: auto, cpu, cuda:N or mps.
         dtype: auto, or what the engine computes in, such as float32 or bfloat16.
         numerics: exact keeps the text the same in any company; plain is the engine's fastest.
@@ -75,6 +85,11 @@ def cloud(
         listen=Address.parse(listen, CLOUD_PORT),
         models=tuple(NamedModel.parse(text) for text in model),
         engine=engine,
+        workers=_addresses(workers),
+        workers_ca=workers_ca,
+        workers_api_key=os.environ.get("OUTRIDER_WORKERS_API_KEY", ""),
+        layers=layers,
+        activations=activations,
         device=device,
         dtype=dtype,
         numerics=numerics,
@@ -106,6 +121,9 @@ def edge(
     cloud_ca: Path | None = None,
     cloud_cert: Path | None = None,
     cloud_key: Path | None = None,
+    split: str = EDGE.split,
+    workers: str = "",
+    workers_ca: Path | None = None,
     draft: str = EDGE.draft,
     draft_engine: Literal["auto", "torch", "llama", "onnx", "ngram", "fake"] = "auto",
     draft_device: str = EDGE.draft_device,
@@ -134,6 +152,9 @@ def edge(
         cloud_ca: TLS to the clouds, checked against this authority (PEM).
         cloud_cert: The device's own certificate.
         cloud_key: Its key.
+        split: [NAME=]PATH of a target whose layers lie on workers; this device commits it.
+        workers: HOST:PORT,HOST:PORT,... of the devices that hold them (outrider worker).
+        workers_ca: TLS to the workers, checked against this authority (PEM).
         draft: The small model: a path, bundled:draft, ngram (drafts from the text itself), none.
         draft_engine: What computes the draft; auto goes by what is installed.
         draft_device: auto, cpu, cuda:N or mps.
@@ -162,6 +183,9 @@ def edge(
         cloud_cert=cloud_cert,
         cloud_key=cloud_key,
         cloud_api_key=os.environ.get("OUTRIDER_CLOUD_API_KEY", ""),
+        split=split,
+        workers=_addresses(workers),
+        workers_ca=workers_ca,
         draft=draft,
         draft_engine=draft_engine,
         draft_device=draft_device,
@@ -187,6 +211,11 @@ def edge(
     if options.draft not in ("none", "ngram"):
         console.note(f"loading {options.draft}")
     return serve(options)
+
+
+def _addresses(text: str) -> tuple[Address, ...]:
+    """Of workers, in the order that the layers go."""
+    return tuple(Address.parse(part.strip(), WORKER_PORT) for part in text.split(",") if part)
 
 
 def _serve_cloud() -> Callable[[CloudOptions], int]:

@@ -13,6 +13,7 @@ _MODULES = {
     "llama": ("outrider.engines.llama", "llama_cpp", "llama"),
     "onnx": ("outrider.engines.onnx", "onnxruntime", "onnx"),
     "ngram": ("outrider.engines.ngram", "numpy", "edge"),
+    "split": ("outrider.stages.engine", "grpc", "cloud"),
     "fake": ("outrider.engines.fake", "numpy", "edge"),
 }
 """Engine name to (adapter module with `build(spec)`, library it needs, extra that brings it)."""

@@ -11,17 +11,36 @@ as if nothing had been, within one numeric class.
 from __future__ import annotations
 
 import math
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
-from outrider.engine import EngineInfo, EngineStatistics, Note, Picked, RowRule, Span, StageInfo
+from outrider.engine import (
+    EngineInfo,
+    EngineSpec,
+    EngineStatistics,
+    Note,
+    Picked,
+    RowRule,
+    Span,
+    StageInfo,
+)
 from outrider.engines.base import BaseEngine
 from outrider.engines.numeric import digest_of, joined_class, probe_tokens
-from outrider.errors import EngineFailed, PlanError, StageLost
+from outrider.errors import (
+    ConfigError,
+    EngineFailed,
+    EngineFull,
+    OutriderError,
+    PlanError,
+    StageLost,
+)
+from outrider.protocol.activations import CODECS, ActivationCodec
 from outrider.stages.chain import Chain
 from outrider.stages.pipeline import Pipeline, run
-from outrider.stages.replan import Fleet, Layout, check, describe
+from outrider.stages.replan import AUTO, Fleet, Layout, check, describe, told
 
 TRIES = 8
 """Devices that may be lost within one call."""
@@ -32,8 +51,7 @@ NOTES = 32
 class SplitEngine(BaseEngine):
     """`layout` is where the layers lie first; None lets the fleet plan.
 
-    `wire` names what lossy hops do to activations, empty where they carry every bit.
-    `clock` gives seconds, monotonic.
+    `codec` is what the fleet's hops do to activations; `clock` gives seconds, monotonic.
     """
 
     def __init__(
@@ -42,19 +60,18 @@ class SplitEngine(BaseEngine):
         layout: Layout | None,
         *,
         clock: Callable[[], float],
-        wire: str = "",
+        codec: ActivationCodec = "fp32",
         chunk: int | None = None,
     ) -> None:
         self._fleet = fleet
         self._clock = clock
-        self._wire = wire
+        self._codec: ActivationCodec = codec
         self._chunk = chunk
         self._notes: deque[Note] = deque(maxlen=NOTES)
         self._noted = 0
-        self._layout = layout or fleet.plan(fleet.members())
-        self._chain: Chain | None = fleet.chain(self._layout)
+        self._chain: Chain | None = None
+        self._layout, self._chain = self._joined(layout, None)
         infos = self._chain.infos
-        check(self._layout, infos)
         self._pipeline = _pipeline(self._layout, infos, chunk)
         super().__init__(described(self._layout, infos, self._class(self._chain)))
 
@@ -133,6 +150,8 @@ class SplitEngine(BaseEngine):
                 return
             except StageLost as error:
                 lost = error
+            except (PlanError, EngineFull) as error:
+                raise self._nobody(error) from error
         raise self._nobody() from lost
 
     def _replan(self, lost: StageLost | None) -> None:
@@ -142,10 +161,8 @@ class SplitEngine(BaseEngine):
         """
         began, old = self._clock(), self._layout
         self._break()
-        layout = self._planned(lost)
-        chain = self._fleet.chain(layout)
+        layout, chain = self._joined(None, lost)
         try:
-            check(layout, chain.infos)
             numeric_class = self._class(chain)
             self._pipeline = _pipeline(layout, chain.infos, self._chunk)
             self._refill(chain)
@@ -156,17 +173,33 @@ class SplitEngine(BaseEngine):
         self._info = _within(described(layout, chain.infos, numeric_class), self._info)
         self._note(old, lost, self._clock() - began)
 
+    def _joined(self, layout: Layout | None, lost: StageLost | None) -> tuple[Layout, Chain]:
+        """As told or as planned; a device that was fuller than planned is planned once more.
+
+        Raises StageLost, EngineFailed (nobody holds the model), and at the start PlanError,
+        EngineFull, HandshakeRefused, ModelError.
+        """
+        if layout is not None:
+            return layout, self._checked(layout)
+        try:
+            planned = self._planned(lost)
+            return planned, self._checked(planned)
+        except EngineFull:
+            planned = self._planned(lost)
+            return planned, self._checked(planned)
+
+    def _checked(self, layout: Layout) -> Chain:
+        chain = self._fleet.chain(layout)
+        try:
+            check(layout, chain.infos)
+        except BaseException:
+            chain.shutdown()
+            raise
+        return chain
+
     def _planned(self, lost: StageLost | None) -> Layout:
         members = [m for m in self._fleet.members() if lost is None or m.name != lost.device]
-        try:
-            return self._fleet.plan(members)
-        except PlanError as error:
-            raise EngineFailed(
-                "no devices are left that can hold the model",
-                why=f"{error.what}; {error.why}" if error.why else error.what,
-                effect="the pass was not run; what was committed stays",
-                todo=error.todo or "start the worker again, or one with more memory",
-            ) from error
+        return self._fleet.plan(members)
 
     def _refill(self, chain: Chain) -> None:
         """Compute every slot's tokens again."""
@@ -180,9 +213,9 @@ class SplitEngine(BaseEngine):
     def _class(self, chain: Chain) -> str:
         """The unsplit model's class where every stage computes as it does and no bit is lost."""
         stems = [info.numeric_class for info in chain.infos]
-        if self._wire:
-            cuts = [str(info.layers.stop) for info in chain.infos[:-1]]
-            stems = [*stems, f"{self._wire} at {','.join(cuts)}"]
+        cuts = [str(info.layers.stop) for info in chain.infos[:-1]]
+        if cuts and not all(keeps(self._codec, info.dtype) for info in chain.infos[:-1]):
+            stems = [*stems, f"{self._codec} at {','.join(cuts)}"]
         return joined_class(stems, probe(chain))
 
     def _note(self, old: Layout, lost: StageLost | None, seconds: float) -> None:
@@ -201,12 +234,15 @@ class SplitEngine(BaseEngine):
             )
         )
 
-    def _nobody(self) -> EngineFailed:
+    def _nobody(self, cause: OutriderError | None = None) -> EngineFailed:
+        why = f"the layers lay on {describe(self._layout)}"
+        if cause is not None:
+            why = f"{cause.what}; {cause.why}" if cause.why else cause.what
         return EngineFailed(
-            "the devices that hold the model went away",
-            why=f"the layers lay on {describe(self._layout)}",
+            "no devices are left that can hold the model",
+            why=why,
             effect="the pass was not run; what was committed stays",
-            todo="start the workers again",
+            todo=(cause.todo if cause else "") or "start the workers again",
         )
 
     # --- figures and the end -------------------------------------------------------------------
@@ -238,6 +274,11 @@ def _pipeline(layout: Layout, infos: Sequence[StageInfo], chunk: int | None) -> 
         multiple=math.lcm(rule.multiple, max(rule.minimum, 1)),
         chunk=chunk,
     )
+
+
+def keeps(codec: ActivationCodec, dtype: str) -> bool:
+    """Whether hidden states of a dtype travel without losing a bit."""
+    return codec == "fp32" or (codec, dtype) in (("bf16", "bfloat16"), ("fp16", "float16"))
 
 
 def _rule(infos: Sequence[StageInfo]) -> RowRule:
@@ -282,3 +323,59 @@ def described(layout: Layout, infos: Sequence[StageInfo], numeric_class: str) ->
         numeric_class=numeric_class,
         scores=True,
     )
+
+
+# --- from a specification ----------------------------------------------------------------------
+
+OPTIONS = ("workers", "workers_ca", "workers_api_key", "layers", "activations", "chunk")
+
+
+def build(spec: EngineSpec) -> SplitEngine:
+    """`options`: `workers` (HOST:PORT,...), `workers_ca` (a file), `workers_api_key`, `layers`
+    (`auto`, or `A:B,B:C,...`), `activations` (a codec), `chunk` (rows of a micro-batch, or
+    `auto`). Raises ConfigError, PlanError, StageLost, EngineFull, and as `source.resolve`."""
+    from outrider.stages.channel import Credentials
+    from outrider.stages.fleet import WorkerFleet
+
+    given = _options(spec)
+    workers = [part for part in given.get("workers", "").split(",") if part]
+    if not workers:
+        raise ConfigError("a split model needs workers", todo="give --workers HOST:PORT,...")
+    codec = _codec(given.get("activations", "fp32"))
+    authority = given.get("workers_ca")
+    credentials = Credentials.read(
+        given.get("workers_api_key", ""), Path(authority) if authority else None
+    )
+    fleet = WorkerFleet.make(spec, workers, credentials, codec)
+    layers = given.get("layers", AUTO)
+    return SplitEngine(
+        fleet,
+        None if layers == AUTO else told(layers, workers, fleet.layers),
+        clock=time.monotonic,
+        codec=codec,
+        chunk=_chunk(given.get("chunk", AUTO)),
+    )
+
+
+def _options(spec: EngineSpec) -> dict[str, str]:
+    for name, _ in spec.options:
+        if name not in OPTIONS:
+            raise ConfigError(
+                f"the split engine has no option {name!r}", todo=f"one of {', '.join(OPTIONS)}"
+            )
+    return dict(spec.options)
+
+
+def _codec(text: str) -> ActivationCodec:
+    for codec in CODECS:
+        if codec == text:
+            return codec
+    raise ConfigError(f"no code {text!r} for activations", todo=f"one of {', '.join(CODECS)}")
+
+
+def _chunk(text: str) -> int | None:
+    if text == AUTO:
+        return None
+    if not text.isdecimal() or int(text) < 1:
+        raise ConfigError(f"a micro-batch of {text!r} rows", todo="a number above 0, or auto")
+    return int(text)

@@ -82,8 +82,8 @@ def test_numeric_class_is_the_unsplit_ones_unless_bits_are_lost() -> None:
     plain = whole().info.numeric_class
     split = make(TinyFleet({"a": 6, "b": 6}), "0:3,3:6")
     assert split.info.numeric_class == plain and split.info.exact
-    lossy = make(TinyFleet({"a": 6, "b": 6}), "0:3,3:6", wire="int8")
-    elsewhere = make(TinyFleet({"a": 6, "b": 6}), "0:2,2:6", wire="int8")
+    lossy = make(TinyFleet({"a": 6, "b": 6}), "0:3,3:6", codec="int8")
+    elsewhere = make(TinyFleet({"a": 6, "b": 6}), "0:2,2:6", codec="int8")
     other = make(TinyFleet({"a": 6, "b": 6}, changed={"b": {"numeric_class": "x"}}), "0:3,3:6")
     classes = {e.info.numeric_class for e in (split, lossy, elsewhere, other)}
     assert len(classes) == 4
