@@ -281,7 +281,8 @@ async def _ride(
         sampling=SAMPLINGS[case.sampling],
         max_tokens=plan.tokens,
         seed=case.seed,
-        placement="auto",
+        # Left to itself the device would stop to draft where it does not pay, as here.
+        placement="cloud" if case.drafter == "none" else "draft",
     )
     try:
         async with aclosing(device.daemon.generate(request)) as events:  # type: ignore[type-var]

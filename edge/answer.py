@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from outrider.edge.drafter import Lane
 from outrider.edge.text import TextStream
 from outrider.errors import RemoteProtocolError
+from outrider.partitioner.acceptance import Acceptance
 from outrider.protocol.messages import Commit, Finished, Hint, Reason
 from outrider.protocol.sampling import TokenLogprobs
 from outrider.protocol.state import Ledger
@@ -92,6 +93,13 @@ class Answer:
     first_ms: float | None = None
     queue_ms: float = 0.0
     prefill_ms: float = 0.0
+    drafting: bool = True
+    """Whether drafts are wanted for the cloud; what a lane says while it is away is another
+    matter."""
+    acceptance: Acceptance | None = None
+    """Told how far each chain held."""
+    held: int = 0
+    """Tokens of the present chain that held so far."""
 
     @property
     def done(self) -> bool:
@@ -117,6 +125,7 @@ class Answer:
             found = _logprobs(message, offset)
             self._final(message.position + offset, token, source_of(message, offset), found)
         if self.lane is not None:
+            self._compare(self.lane.chain, fresh)
             self.lane.commit(fresh)
             if not self.lane.chain:
                 # What will be drafted now begins a new chain, wherever the old one ended.
@@ -124,6 +133,16 @@ class Answer:
         if self.done:
             self._rest()
         return fresh
+
+    def _compare(self, chain: Sequence[int], fresh: Sequence[int]) -> None:
+        """Learn from each drafted token whether it held."""
+        pairs = zip(chain, fresh, strict=False)
+        held = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(chain), len(fresh)))
+        broke = held < min(len(chain), len(fresh))
+        if self.acceptance is not None:
+            self.acceptance.follow(held, self.held, broke=broke)
+        over = broke or len(chain) < len(fresh)
+        self.held = 0 if over else self.held + held
 
     def _final(
         self, position: int, token: int, source: Source, found: TokenLogprobs | None
@@ -172,6 +191,9 @@ class Answer:
         """Set how far the lane drafts ahead, from the committer's wish."""
         if self.lane is None or self.done:
             return
+        if not self.drafting:
+            self.lane.depth = 0
+            return
         wish = self.wish
         if wish == 0 and self.end % PROBE_EVERY == 0:
             wish = 1
@@ -179,7 +201,8 @@ class Answer:
 
     def hint(self, slots: int, ahead: int) -> Hint | None:
         """What there is to send: new drafts, or an acknowledgement that is due."""
-        chain = self.lane.chain if self.lane is not None and not self.done else []
+        lane = self.lane if self.drafting and not self.done else None
+        chain = lane.chain if lane is not None else []
         chain_end = self.end + len(chain)
         if not self.end < self.sent_end <= chain_end:
             self.sent_end = self.end

@@ -19,6 +19,7 @@ from outrider.edge.drafter import Drafter
 from outrider.edge.fanout import Fanout
 from outrider.edge.journal import DiskJournal, Journal, MemoryJournal, Plain
 from outrider.edge.link import Link, Peer
+from outrider.edge.placement import Governor
 from outrider.edge.power import PowerWatch
 from outrider.edge.service import GenerateRequest
 from outrider.edge.session import Job, Request
@@ -36,6 +37,8 @@ from outrider.lag import LoopLag
 from outrider.models.served import Served
 from outrider.options import EdgeOptions
 from outrider.partitioner.power.account import Accountant
+from outrider.partitioner.power.state import Bounds
+from outrider.partitioner.signals import Energy
 from outrider.protocol import events
 from outrider.protocol.messages import ModelDescription
 from outrider.protocol.status import CloudStatus, ModelCard, RequestState, Status
@@ -73,6 +76,9 @@ class Chosen:
     served: Served
     context: int
     placement: Literal["edge", "cloud", "draft"]
+    pinned: bool = True
+    """Asked for, so that nothing changes it."""
+    reason: str = ""
     exact: bool = False
     numeric_class: str = ""
 
@@ -105,6 +111,7 @@ class Daemon:
     running: dict[str, Request] = field(default_factory=dict)
     ended: deque[Request] = field(default_factory=lambda: deque(maxlen=KEPT))
     totals: _Totals = field(default_factory=_Totals)
+    governor: Governor = field(init=False)
     _queued: int = 0
     _free: asyncio.Semaphore = field(init=False)
     """Written here from `options.max_running`."""
@@ -113,6 +120,13 @@ class Daemon:
 
     def __post_init__(self) -> None:
         self._free = asyncio.Semaphore(self.options.max_running)
+        self.governor = Governor(
+            self.link,
+            self.fanout.publish,
+            self.clock,
+            power=lambda: self.power.bounds if self.power is not None else Bounds(),
+            energy=lambda: _drawn(self.energy),
+        )
 
     # --- requests --------------------------------------------------------------------------
 
@@ -145,6 +159,7 @@ class Daemon:
             self.fanout.publish,
             self.clock,
             energy=self.energy,
+            governor=None if job.placement == "edge" else self.governor,
             journal=self._journal(job, suffix),
         )
         self.running[job.id] = ride
@@ -206,7 +221,7 @@ class Daemon:
         """The placement. Raises NotFound, CloudUnreachable, InvalidRequest."""
         wanted = request.placement if request.placement != "auto" else self.options.placement
         if wanted == "edge" or (self.small is not None and request.model == self.small.name):
-            return self._on_edge(request)
+            return self._on_edge(request, "the small model was asked for")
         description = await self._target(request)
         if description is None:
             return self._without_cloud(request)
@@ -230,8 +245,9 @@ class Daemon:
             served,
             description.context,
             placement,
-            description.exact,
-            description.numeric_class,
+            pinned=wanted in ("cloud", "draft"),
+            exact=description.exact,
+            numeric_class=description.numeric_class,
         )
 
     async def _make_small(self, target: ModelDescription) -> None:
@@ -257,7 +273,7 @@ class Daemon:
             if not peer.known:
                 await self.link.check(peer)
 
-    def _on_edge(self, request: GenerateRequest) -> Chosen:
+    def _on_edge(self, request: GenerateRequest, reason: str) -> Chosen:
         if self.small is None or self.small.served is None:
             raise InvalidRequest(
                 "there is no model on this device that could answer",
@@ -273,7 +289,8 @@ class Daemon:
                 todo="ask for another placement, or do not require exactness",
             )
         info = self.small.info
-        return Chosen(self.small.name, self.small.served, info.context, "edge")
+        name, served = self.small.name, self.small.served
+        return Chosen(name, served, info.context, "edge", reason=reason)
 
     def _without_cloud(self, request: GenerateRequest) -> Chosen:
         """No cloud knows the model: the small one answers if that is wanted, and says so."""
@@ -288,7 +305,9 @@ class Daemon:
         fallback = request.fallback or self.options.fallback
         speaks = self.small is not None and self.small.served is not None
         if fallback == "local" and speaks and not request.exact_required:
-            return self._on_edge(request)
+            return self._on_edge(
+                request, "no cloud has been reachable, and the small model may answer"
+            )
         raise CloudUnreachable(
             "no cloud has been reachable since the daemon started",
             why="; ".join(f"{peer.address}: {peer.detail}" for peer in self.link.peers),
@@ -326,6 +345,8 @@ class Daemon:
             vocabulary=chosen.served.vocabulary,
             draft_model=self.small.name if self.small is not None else "",
             session=secrets.token_bytes(16),
+            pinned=chosen.pinned,
+            reason=chosen.reason,
             exact=chosen.exact,
             numeric_class=chosen.numeric_class,
         )
@@ -546,6 +567,7 @@ class Left:
             stop=opened.stop,
             top_logprobs=opened.top_logprobs,
             placement="draft",
+            pinned=False,
             fallback="wait",
             patience_s=options.patience_s,
             exact_required=opened.exact_required,
@@ -556,6 +578,19 @@ class Left:
             session=opened.session,
             numeric_class=self.numeric_class,
         )
+
+
+def _drawn(energy: Accountant) -> Energy:
+    """The device's watts while it drafts and while an answer streams, measured where they were."""
+    watts = energy.costs.device_w if energy.busy_w is None else energy.busy_w
+    radio = energy.costs.radio
+    measured = energy.busy_w is not None
+    return Energy(
+        draft_w=watts,
+        stream_w=radio.tail_w,
+        kind=energy.busy_kind if measured else "estimated",
+        source="this device's counter" if measured else f"a busy device, and {radio.name}",
+    )
 
 
 def _for_client(request: GenerateRequest) -> Callable[[StreamEvent], bool]:
@@ -610,7 +645,7 @@ def _state(ride: Request, state: Literal["queued", "running", "done"]) -> Reques
     return RequestState(
         id=ride.job.id,
         model=ride.job.model,
-        placement=ride.job.placement,
+        placement=ride.placement,
         state=state,
         committed=tuple(answer.end for answer in ride.answers),
     )

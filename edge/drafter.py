@@ -42,6 +42,9 @@ class Lane:
     closed: bool = False
     draft_ms: float = 0.0
     """Time the last burst took."""
+    drawn: Callable[[int, float, float], None] | None = None
+    """Told of each burst: tokens of this lane, ms of the burst, this lane's share of them.
+    A burst that only filled a prompt has no tokens: it draws power and tells no speed."""
     owner: str = ""
     """The request that it drafts for; its share of a burst is reported under this name."""
 
@@ -179,7 +182,10 @@ class Drafter:
         counts = [len(drafted or ()) for drafted in drafts]
         rows = [len(job.tokens) + count for job, count in zip(jobs, counts, strict=True)]
         for job, count, own in zip(jobs, counts, rows, strict=True):
-            self.spent(job.lane.owner, took_s * own / sum(rows), count)
+            share_s = took_s * own / sum(rows)
+            self.spent(job.lane.owner, share_s, count)
+            if job.lane.drawn is not None:
+                job.lane.drawn(count, took_s * 1e3, share_s * 1e3)
 
     def _give_up(self, jobs: Sequence[_Job]) -> None:
         """The engine failed on this pass: these answers go on without hints."""

@@ -212,6 +212,10 @@ class Peer:
     def serves(self, model: str) -> bool:
         return any(model in ("", description.name) for description in self.models)
 
+    def classes(self, model: str) -> frozenset[str]:
+        """Numeric classes under which it serves a model; empty while it is not known."""
+        return frozenset(m.numeric_class for m in self.models if model in ("", m.name))
+
     def device(self, model: str) -> str:
         """What computes a model there, as that cloud tells; empty when it does not."""
         return next((m.device for m in self.models if model in ("", m.name)), "")

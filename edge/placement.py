@@ -23,7 +23,7 @@ from outrider.partitioner.placement import (
     Verdict,
     Wants,
 )
-from outrider.partitioner.power.state import Bounds, PowerState
+from outrider.partitioner.power.state import Bounds
 from outrider.partitioner.signals import Energy, PeerSignals, Placement, Signals
 from outrider.protocol import events
 from outrider.protocol.messages import Commit, Finished
@@ -36,7 +36,6 @@ MEASURED = 24
 DEEPER = 3
 """A hint depth that moves by less is no event."""
 
-Power = Callable[[], Bounds | PowerState]
 What = Literal["placement", "hint_depth", "drafting"]
 
 
@@ -47,8 +46,8 @@ class Governor:
     link: Link
     publish: Callable[[events.Event], None]
     clock: Callable[[], float]
-    power: Callable[[], Power | None] = lambda: None
-    """Tells power and heat, where anything on this device does."""
+    power: Callable[[], Bounds] = Bounds
+    """What power and heat leave now; asked at every commit, so it must be quick."""
     energy: Callable[[], Energy] = Energy
     objective: Objective = Objective()
     rules: Rules = Rules()
@@ -57,12 +56,6 @@ class Governor:
     """The last one by model."""
     counts: Counter[str] = field(default_factory=Counter)
     _numbers: int = 0
-
-    def bounds(self) -> Bounds:
-        """What power and heat leave. A state without a policy leaves everything."""
-        power = self.power()
-        found = power() if power is not None else Bounds()
-        return found if isinstance(found, Bounds) else Bounds()
 
     def steer(self, request: str, model: str, wants: Wants, fresh: Placement) -> Steering:
         """The steering of a new request; `fresh` is where to begin while nothing is known."""
@@ -73,7 +66,7 @@ class Governor:
         if wants.pinned is not None:
             habit = Habit(wants.pinned)
         pilot = Pilot.of(habit, wants, book.budget, self.objective, self.rules)
-        return Steering(self, request, model, pilot, book.answer(model), self.bounds())
+        return Steering(self, request, model, pilot, book.answer(model), self.power())
 
     def signals(self, model: str, acceptance: Acceptance | None, drafter: str) -> Signals:
         """As things stand now, for an answer of a model."""
@@ -83,7 +76,7 @@ class Governor:
             now,
             peers,
             acceptance=acceptance,
-            bounds=self.bounds(),
+            bounds=self.power(),
             energy=self.energy(),
             drafter=drafter,
         )
@@ -184,11 +177,14 @@ class Steering:
 
     # --- what was measured -----------------------------------------------------------------
 
-    def opened(self, peer: str) -> None:
-        """A stream begins on a committer."""
-        self.pilot.peer = peer
-        for track in self.tracks:
-            track.restart()
+    def opened(self, peer: str, kind: Literal["cloud", "split"]) -> None:
+        """A stream begins on a committer, which need not be the one that was chosen."""
+        pilot = self.pilot
+        pilot.peer = peer
+        if not self.pinned and (kind == "split") != (pilot.placement == "split"):
+            pilot.placement = "split" if kind == "split" else "cloud"
+            self.reason = f"{peer} answered, and what was chosen did not"
+        self._restart()
 
     def burst(self, tokens: int, ms: float, share_ms: float, choice: int) -> None:
         """The drafter worked: `ms` for `tokens` of a lane, of which this answer's share."""
@@ -240,14 +236,14 @@ class Steering:
         """Whether to look at the placement at this commit."""
         if self.pinned:
             return False
-        return self._commits % EVERY == 0 or self.governor.bounds() != self.bounds
+        return self._commits % EVERY == 0 or self.governor.power() != self.bounds
 
     def look(self, wants: Wants) -> bool:
         """Decide anew; True when something has to be carried out."""
         governor, pilot = self.governor, self.pilot
         governor.book.budget.tokens += self.committed - self.counted
         self.counted = self.committed
-        self.bounds = governor.bounds()
+        self.bounds = governor.power()
         old, old_peer, old_depth = pilot.placement, pilot.peer, self.depth
         signals = governor.signals(self.model, self.acceptance, wants.drafter)
         verdict = pilot.decide(signals, wants)

@@ -24,6 +24,7 @@ from outrider.edge.journal import (
     Provisional as ProvisionalRecord,
 )
 from outrider.edge.link import Link, Peer, Wire
+from outrider.edge.placement import Governor, Steering
 from outrider.edge.text import TextStream
 from outrider.edge.transcript import Transcript
 from outrider.errors import (
@@ -38,6 +39,7 @@ from outrider.errors import (
     Overloaded,
     RemoteProtocolError,
 )
+from outrider.partitioner.placement import Wants
 from outrider.partitioner.power.account import Accountant, Bill, Traffic
 from outrider.protocol import events
 from outrider.protocol.messages import (
@@ -85,6 +87,7 @@ class Job:
     stop: tuple[bytes, ...]
     top_logprobs: int | None
     placement: Literal["edge", "cloud", "draft"]
+    """Where it begins; it stays there when `pinned`."""
     fallback: Literal["wait", "local", "error"]
     patience_s: float
     exact_required: bool
@@ -93,6 +96,10 @@ class Job:
     vocabulary: Vocabulary
     draft_model: str
     session: bytes
+    pinned: bool = True
+    """The placement was asked for."""
+    reason: str = ""
+    """Why it begins there, where the policy is not asked."""
     exact: bool = False
     """What the target was last known to be; `Started` says so until a cloud has answered."""
     numeric_class: str = ""
@@ -114,6 +121,8 @@ class Request:
     publish: Callable[[events.Event], None]
     clock: Callable[[], float]
     energy: Accountant = field(default_factory=Accountant)
+    governor: Governor | None = None
+    """None for an answer that is the small model's from the start."""
     journal: Journal = field(default_factory=MemoryJournal)
     transcript: Transcript = field(default_factory=Transcript)
     answers: list[Answer] = field(default_factory=list)
@@ -126,6 +135,15 @@ class Request:
     began: float = 0.0
     announced: str | None = None
     """The numeric class that `Started` named."""
+    steering: Steering | None = None
+    spoken_class: str = ""
+    """The numeric class of what is committed, as far as a cloud said it."""
+    barred: set[str] = field(default_factory=set)
+    """Committers that refused to take this answer over."""
+    _any_class: bool = False
+    """The class that was asked for is not to be had; the next one that answers will do."""
+    _moving: bool = False
+    """Another committer is to have it: this stream is left at a commit."""
     _kick: asyncio.Event = field(default_factory=asyncio.Event)
     """A lane grew, or a commit came: look whether there is something to send."""
 
@@ -148,14 +166,15 @@ class Request:
 
     def _begin(self) -> None:
         self.began = self.clock()
-        self.energy.begin(self.job.id, self.job.placement)
+        self._steer_first()
+        self.energy.begin(self.job.id, self.placement)
         if not self.answers:
             self.answers = [self._answer(number) for number in range(self.job.choices)]
             self._keep(self._record())
         self.publish(
             events.RequestStarted(
                 request=self.job.id,
-                placement=self.job.placement,
+                placement=self.placement,
                 prompt_tokens=len(self.job.prompt),
                 choices=self.job.choices,
             )
@@ -164,6 +183,7 @@ class Request:
     def restore(self, committed: Sequence[Sequence[int]], fence: int) -> None:
         """Take up what a journal kept; before `run`."""
         self.began = self.clock()
+        self._steer_first()
         self.fence = fence
         self.answers = [self._answer(number) for number in range(self.job.choices)]
         self._keep(self._record())
@@ -186,7 +206,10 @@ class Request:
             now_ms=lambda: (self.clock() - self.began) * 1e3,
             emit=self.transcript.add,
         )
-        if job.placement != "cloud":
+        if self.steering is not None:
+            answer.acceptance = self.steering.acceptance
+        answer.drafting = job.placement == "edge" or self._drafts()
+        if answer.drafting:
             self._give_lane(answer)
         return answer
 
@@ -197,12 +220,15 @@ class Request:
         job = self.job
         sampling = Sampling(job.sampling, job.seed, answer.number, len(job.prompt))
         tokens = (*job.prompt, *answer.ledger.tokens)
-        answer.lane = self.drafter.open(sampling, tokens, self._kick.set, job.id)
+        lane = answer.lane = self.drafter.open(sampling, tokens, self._kick.set, job.id)
+        steering, number = self.steering, answer.number
+        if steering is not None:
+            lane.drawn = lambda count, ms, own: steering.burst(count, ms, own, number)
 
     async def _serve(self) -> None:
         if self.job.placement == "edge":
             self._started(exact=False, numeric_class="")
-            await self._alone("the small model was asked for")
+            await self._alone(self.job.reason or "the small model was asked for")
             return
         while not self._all_done():
             await self._ride_or_fall_back()
@@ -247,14 +273,13 @@ class Request:
             effect="the answer waits, or goes on with the small model",
             todo="check --cloud, and that the cloud runs",
         )
-        for peer in self.link.usable():
-            if peer.known and not peer.serves(self.job.model):
-                continue
+        self._moving = False
+        for peer in self._candidates():
             self.fence += 1
             # Before the cloud may know it: after a crash the next one must be higher.
             self._keep(Fenced(self.fence, self.numeric_class))
             try:
-                wire, opened = await self.link.open(peer, self._open_message())
+                wire, opened = await self.link.open(peer, self._open_message(self._class_for(peer)))
             except ELSEWHERE as error:
                 if not isinstance(failed, REFUSED):
                     failed = error
@@ -263,11 +288,45 @@ class Request:
                 continue
             except REFUSED as error:
                 failed = error
+                self.barred.add(peer.address)
                 continue
             return wire, opened, peer
         raise failed
 
-    def _open_message(self) -> Open:
+    def _candidates(self) -> list[Peer]:
+        """Committers that may be tried now: the one that placement names first, and a house of
+        one's own only where placement may choose it."""
+        assert self.link is not None
+        wanted = self.steering.peer if self.steering is not None else ""
+        found = [
+            peer
+            for peer in self.link.usable()
+            if (not peer.known or peer.serves(self.job.model)) and self._may_have(peer)
+        ]
+        return sorted(
+            found,
+            key=lambda p: (p.address in self.barred, p.address != wanted, p.kind != "cloud"),
+        )
+
+    def _may_have(self, peer: Peer) -> bool:
+        if peer.kind == "cloud":
+            return True
+        if self.job.pinned or peer.address in self.barred:
+            return False
+        other = self.spoken_class and self.spoken_class not in peer.classes(self.job.model)
+        return not (self.job.exact_required and other)
+
+    def _class_for(self, peer: Peer) -> str:
+        """The class to ask for. A committer that was chosen although it is of another class is
+        asked for none; what comes of it is labelled."""
+        chosen = self.steering is not None and self.steering.peer == peer.address
+        classes = peer.classes(self.job.model)
+        other = chosen and bool(classes) and self.numeric_class not in classes
+        if self._any_class or (other and not self.job.exact_required):
+            return ""
+        return self.numeric_class
+
+    def _open_message(self, numeric_class: str) -> Open:
         job = self.job
         return Open(
             session=job.session,
@@ -284,7 +343,7 @@ class Request:
             slots=SLOTS,
             model=job.model,
             vocabulary_digest=job.vocabulary.digest,
-            numeric_class=self.numeric_class,
+            numeric_class=numeric_class,
             exact_required=job.exact_required,
             stop=job.stop,
             top_logprobs=job.top_logprobs,
@@ -292,19 +351,22 @@ class Request:
 
     def _opened(self, opened: Opened, peer: Peer) -> None:
         self._started(exact=opened.exact, numeric_class=opened.numeric_class)
-        fresh = not self.numeric_class and not self.class_changed_at
-        if fresh and self.announced not in ("", opened.numeric_class):
-            # The cloud is not the one any more that the request was chosen by.
+        spoken = self.spoken_class or self.announced
+        if spoken not in ("", opened.numeric_class):
+            # Not the class any more that the answer began with, or was chosen by.
             self._note_class_change()
         self.exact = opened.exact
-        self.numeric_class = opened.numeric_class
+        self.numeric_class = self.spoken_class = opened.numeric_class
+        self._any_class = False
+        self.barred.discard(peer.address)
         self.rtt_s = peer.rtt_s
         self.energy.opened(self.job.id, peer.device(self.job.model), self.clock())
         self._keep(Fenced(self.fence, opened.numeric_class))
+        if self.steering is not None:
+            self.steering.opened(peer.address, peer.kind)
         for answer in self.answers:
             answer.reconnect(self.fence)
-            answer.aim(self.job.hint_depth)
-        self._nudge()
+        self._apply_drafting()
 
     def _started(self, *, exact: bool, numeric_class: str) -> None:
         """Said once, before anything else is."""
@@ -318,7 +380,7 @@ class Request:
                     choice=answer.number,
                     request=job.id,
                     model=job.model,
-                    placement=job.placement,
+                    placement=self.placement,
                     seed=str(job.seed),
                     exact=exact,
                     numeric_class=numeric_class,
@@ -342,6 +404,10 @@ class Request:
             elif isinstance(message, Finished):
                 answer.finish(message)
                 self._account_end(message)
+                if self.steering is not None:
+                    self.steering.finished(message)
+            if self._moving and not self._all_done():
+                return
             if sender.done():
                 sender.result()
 
@@ -366,7 +432,10 @@ class Request:
             rows=1 + message.hint_rows,
             of_rows=message.rows,
         )
-        answer.aim(self.job.hint_depth)
+        if self.steering is not None:
+            self.steering.heard(message, len(fresh))
+            self._steer(self.steering)
+        answer.aim(self._cap())
         self._nudge()
         self.publish(
             events.CommitReceived(
@@ -388,6 +457,66 @@ class Request:
             measured = message.energy_kind is EnergyKind.MEASURED
             kind: Literal["measured", "estimated"] = "measured" if measured else "estimated"
             self.energy.told(self.job.id, message.energy_uj / 1e6, kind)
+
+    # --- placement -------------------------------------------------------------------------
+
+    @property
+    def placement(self) -> str:
+        """Where it runs now."""
+        return self.steering.placement if self.steering is not None else self.job.placement
+
+    def _steer_first(self) -> None:
+        """Ask the policy where to begin."""
+        if self.governor is None or self.steering is not None:
+            return
+        job = self.job
+        self.steering = self.governor.steer(job.id, job.model, self._wants(), job.placement)
+        self.steering.begin()
+
+    def _wants(self) -> Wants:
+        job = self.job
+        committed = min((answer.end for answer in self.answers), default=0)
+        return Wants(
+            pinned=job.placement if job.pinned else None,
+            exact_required=job.exact_required,
+            numeric_class=self.spoken_class,
+            drafter="" if self.drafter is not None else "there is no draft model that fits",
+            barred=tuple(self.barred),
+            prompt=len(job.prompt),
+            committed=committed,
+            remaining=max(1, job.max_tokens - committed),
+        )
+
+    def _steer(self, steering: Steering) -> None:
+        """At a commit: look whether something has to change, and change it."""
+        if not steering.due() or self._all_done():
+            return
+        before = steering.peer
+        if steering.look(self._wants()):
+            self.energy.placed(self.job.id, steering.placement)
+            self._moving = steering.peer != before
+        self._apply_drafting()
+
+    def _drafts(self) -> bool:
+        return self.steering is not None and self.steering.drafts
+
+    def _cap(self) -> int | None:
+        """The farthest that lanes may draft: the user's bound, and the policy's."""
+        bounds = [self.job.hint_depth]
+        if self.steering is not None:
+            bounds.append(self.steering.depth)
+        known = [bound for bound in bounds if bound is not None]
+        return min(known, default=None)
+
+    def _apply_drafting(self) -> None:
+        """Lanes work or rest as the placement says; the stream itself does not change."""
+        drafts = self._drafts()
+        for answer in self.answers:
+            answer.drafting = drafts
+            if drafts:
+                self._give_lane(answer)
+            answer.aim(self._cap())
+        self._nudge()
 
     def _nudge(self) -> None:
         self._kick.set()
@@ -439,10 +568,14 @@ class Request:
 
     def _take_other_class(self, error: HandshakeRefused) -> bool:
         """Go on under another numeric class, labelled, unless the request forbids it."""
-        if not self.numeric_class or self.job.exact_required or "fence" in error.what:
+        if (
+            not self.numeric_class
+            or self._any_class
+            or self.job.exact_required
+            or "fence" in error.what
+        ):
             return False
-        self.numeric_class = ""
-        self._note_class_change()
+        self._any_class = True
         self.publish(events.Trouble(code=error.code, what=error.what))
         return True
 
@@ -609,6 +742,8 @@ class Request:
         self, how: FinishReason | Literal["done", "failed"], error: OutriderError | None = None
     ) -> None:
         bill = self.energy.finish(self.job.id, self._traffic())
+        if self.steering is not None:
+            self.steering.end()
         for answer in self.answers:
             self.transcript.add(self._done(answer, how, error, bill))
         self.transcript.end(error)
@@ -645,7 +780,15 @@ class Request:
             energy_j=bill.joules,
             energy_kind=bill.kind,
             error=None if error is None else error.code,
+            placement="edge" if answer.forked_at is not None else self.placement,
+            placement_reason=self._placement_reason(),
+            decisions=self.steering.changes if self.steering is not None else 0,
         )
+
+    def _placement_reason(self) -> str:
+        if self.steering is not None:
+            return self.steering.reason
+        return self.job.reason or f"{self.job.placement} was asked for"
 
     def _said(self, how: str, bill: Bill) -> events.RequestDone:
         counts = [answer.counts for answer in self.answers]

@@ -74,6 +74,8 @@ class Wants:
     share: Share = "tokens"
     drafter: str = ""
     """Why this answer can not be drafted; empty when it can."""
+    barred: tuple[str, ...] = ()
+    """Committers that refused this answer."""
     prompt: int = 0
     committed: int = 0
     remaining: int = 256
@@ -252,6 +254,8 @@ def _closed(peer: PeerSignals, wants: Wants) -> str:
     """Why a committer can not take this answer."""
     if not peer.reachable:
         return peer.why or f"{peer.name} can not be reached"
+    if peer.name in wants.barred:
+        return f"{peer.name} refused to take this answer over"
     if wants.share == "nothing":
         return "share=nothing: nothing may leave the device"
     if wants.share == "hidden" and peer.kind == "cloud":
@@ -422,6 +426,10 @@ class Pilot:
         return Score(self.placement, self.peer, *nothing, why=gone)
 
     def _may_change(self, signals: Signals) -> bool:
+        here = _cloud(signals, self.peer)
+        if here is not None and not here.step and self.placement in ("cloud", "draft"):
+            # Nothing was measured: the first answers tell.
+            return False
         waited = signals.at_s - self.since_s >= self.dwell_s
         said = self.wants.committed - self.since_at >= self.rules.dwell_tokens
         # Before its first token an answer is nowhere yet.
