@@ -198,8 +198,7 @@ class SplitEngine(BaseEngine):
         return chain
 
     def _planned(self, lost: StageLost | None) -> Layout:
-        members = [m for m in self._fleet.members() if lost is None or m.name != lost.device]
-        return self._fleet.plan(members)
+        return self._fleet.plan(self._fleet.members("" if lost is None else lost.device))
 
     def _refill(self, chain: Chain) -> None:
         """Compute every slot's tokens again."""

@@ -54,10 +54,11 @@ class WorkerFleet:
     def layers(self) -> int:
         return self.graph.decoders
 
-    def members(self) -> tuple[Member, ...]:
+    def members(self, without: str = "") -> tuple[Member, ...]:
         """All are asked at once, so that one that is away costs no more than a time-out."""
+        asked = [worker for worker in self.workers if worker.called != without]
         with ThreadPoolExecutor(len(self.workers), thread_name_prefix="look") as pool:
-            found = list(pool.map(self._look, self.workers))
+            found = list(pool.map(self._look, asked))
         return tuple(member for member in found if member is not None)
 
     def _look(self, worker: WorkerAt) -> Member | None:

@@ -51,8 +51,8 @@ class Fleet(Protocol):
         """Decoder layers of the model."""
         ...
 
-    def members(self) -> tuple[Member, ...]:
-        """Those that answer now, in the order in which they were named."""
+    def members(self, without: str = "") -> tuple[Member, ...]:
+        """Those that answer now, in the order in which they were named; one is not asked."""
         ...
 
     def plan(self, members: Sequence[Member]) -> Layout:

@@ -173,8 +173,9 @@ class TinyFleet:
                 del self.loses[device]
         return device in self.gone
 
-    def members(self) -> tuple[Member, ...]:
-        return tuple(Member(d, n) for d, n in self.fits.items() if d not in self.gone)
+    def members(self, without: str = "") -> tuple[Member, ...]:
+        away = {*self.gone, without}
+        return tuple(Member(d, n) for d, n in self.fits.items() if d not in away)
 
     def plan(self, members: Sequence[Member]) -> Layout:
         return by_speed(members, self.layers)
