@@ -311,6 +311,9 @@ class Request:
     def _may_have(self, peer: Peer) -> bool:
         if peer.kind == "cloud":
             return True
+        assert self.link is not None
+        if all(other.kind == "split" for other in self.link.peers):
+            return True
         if self.job.pinned or peer.address in self.barred:
             return False
         other = self.spoken_class and self.spoken_class not in peer.classes(self.job.model)

@@ -135,7 +135,7 @@ class Decision(_Event, frozen=True, tag="decision"):
     """Of this daemon's decisions."""
     position: int = 0
     """Committed tokens of the answer, its shortest choice."""
-    trigger: str = ""
+    cause: str = ""
     """The measurement that moved: `round trip 21 -> 83 ms`."""
     margin: float | None = None
     """The runner-up's cost over the chosen one's, minus 1."""

@@ -49,6 +49,10 @@ class Metrics:
         self._requests = self._counter(
             "outrider_http_requests", "Requests by route and status", ("route", "status")
         )
+        self._decisions = self._counter(
+            "outrider_decisions", "Changes of placement, by what was switched", ("what",)
+        )
+        self._decided: dict[str, int] = {}
         self._times(model)
         self._gauges()
 
@@ -145,9 +149,16 @@ class Metrics:
         self._queued.set(status.requests_queued)
         self._lag.set(status.loop_lag_p99_ms / 1000.0)
         self._connected.set(sum(cloud.state == "connected" for cloud in status.clouds))
+        self._count_decisions(status.decisions)
         if status.power is not None:
             self._set_power(status.power)
         return generate_latest(self.registry)
+
+    def _count_decisions(self, decisions: dict[str, int]) -> None:
+        """The daemon counts them itself; what is new since the last page is added here."""
+        for what, count in decisions.items():
+            self._decisions.labels(what).inc(max(0, count - self._decided.get(what, 0)))
+        self._decided = dict(decisions)
 
     def _set_power(self, power: PowerStatus) -> None:
         """Sources, zones and placements that are gone must not stay on the page."""

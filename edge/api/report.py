@@ -155,8 +155,12 @@ def provenance(ended: Sequence[Ended], ignored: Sequence[str]) -> dict[str, Any]
 
 
 def _choice(one: Ended) -> dict[str, Any]:
+    ended = one.done.placement or one.started.placement
     return {
         "placement": one.started.placement,
+        "placement_ended": ended,
+        "placement_reason": one.done.placement_reason,
+        "decisions": one.done.decisions,
         "model_served": served(one.started, one.done, one.forked),
         "exact": one.done.exact,
         "numeric_class": one.started.numeric_class,

@@ -54,6 +54,7 @@ def _page(found: Status, url: str) -> str:
     rows = [
         ("daemon", f"{url}, version {found.version}, pid {found.pid}, up {_span(found.uptime_s)}"),
         ("placement", found.placement),
+        *(("", line) for line in _placements(found)),
         ("draft", found.draft.id if found.draft else "none"),
         *(("cloud", _cloud(found, i)) for i in range(len(found.clouds))),
         ("requests", _requests(found)),
@@ -64,6 +65,23 @@ def _page(found: Status, url: str) -> str:
     if not _connected(found):
         lines.append(f"no cloud is connected: {ALONE if found.draft else NOBODY}")
     return "\n".join(lines)
+
+
+def _placements(found: Status) -> list[str]:
+    """What the last verdict of each model was, and how the placements score."""
+    lines = []
+    for one in found.placements:
+        lines.append(f"{one.model}: {one.placement}, {one.reason}")
+        scores = [f"{s.placement} {_score(s.total, s.why)}" for s in one.scores]
+        lines.append(f"  cost a token: {', '.join(scores)}")
+        if one.binding != "none":
+            lines.append(f"  kept out: {one.binding}")
+    return lines
+
+
+def _score(total: float | None, why: str) -> str:
+    shown = "unknown" if total is None else f"{total:.1f} ms"
+    return f"({shown})" if why else shown
 
 
 def _requests(found: Status) -> str:

@@ -100,5 +100,8 @@ def done(
         bytes_down=500,
         energy_j=1.5,
         energy_kind="estimated",
+        placement="cloud",
+        placement_reason="drafting does not pay",
+        decisions=1,
         error=error,
     )

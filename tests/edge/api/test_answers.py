@@ -232,6 +232,9 @@ def test_the_outrider_block_says_how_it_was_made(scripted: dict[str, Any]) -> No
     assert scripted["outrider"] == {
         "request": "r1",
         "placement": "draft",
+        "placement_ended": "cloud",
+        "placement_reason": "drafting does not pay",
+        "decisions": 1,
         "model_served": "big",
         "exact": True,
         "numeric_class": "0123456789abcdef0123456789abcdef",
