@@ -30,6 +30,17 @@ from outrider.models.source import ModelFiles, cache_dir
 from outrider.partitioner.graph import ModelGraph
 from outrider.partitioner.offload import SPARE, OffloadPolicy, OffloadWork, streamed_units
 
+MOST_ROWS = 160
+"""Rows of a pass: the activations of more would take the room of a layer. The probe's largest
+trial has as many."""
+_BASE = 6 << 20
+
+
+def workspace_bytes(config: ModelConfig, rows: int) -> int:
+    """What a pass needs beside weights and KV: measured at 1 to 500 rows, some 16 numbers of
+    hidden and intermediate width a row, and what the allocator keeps."""
+    return _BASE + rows * 4 * (8 * config.hidden_size + 6 * config.intermediate_size)
+
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
@@ -85,8 +96,10 @@ def build(
     path, index = blob_of(files, config, dtype)
     graph = graph_of(index, config, dtype, files.name)
     speed, row_s = measure(path, index, dtype, time.perf_counter)
+    rows = min(spec.max_rows, MOST_ROWS)
+    left = replace(budget, ram_bytes=budget.ram_bytes - workspace_bytes(config, rows))
     work = OffloadWork(spec.max_slots, capacity(context))
-    policy = choose(graph, budget, work, speed, row_s)
+    policy = choose(graph, left, work, speed, row_s)
     if device.type != "cpu" and policy.kv == "disk":
         raise ConfigError(
             "KV does not lie on disk beside an accelerator",
@@ -101,7 +114,7 @@ def build(
 
     parameters = graph.weight_bytes // dtype.itemsize
     runner, finding = settle(load, ("plain",), spec.numerics, cache, vocabulary[1], parameters)
-    spec = replace(spec, max_slots=policy.batch)
+    spec = replace(spec, max_slots=policy.batch, max_rows=rows)
     identity = Identity(files.name, files.digest, vocabulary[0])
     return TieredEngine(spec, identity, runner, finding, store, graph, policy)
 
