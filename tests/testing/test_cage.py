@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,10 +23,12 @@ for line in sys.stdin:
 
 
 @pytest.fixture
-def child() -> subprocess.Popen[str]:
-    return subprocess.Popen(
+def child() -> Iterator[subprocess.Popen[str]]:
+    with subprocess.Popen(
         [sys.executable, "-c", CHILD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
+    ) as process:
+        yield process
+        process.kill()
 
 
 def ask(child: subprocess.Popen[str], line: object) -> str:
