@@ -11,6 +11,7 @@ from outrider.errors import OutriderError
 from outrider.protocol.messages import (
     Commit,
     Down,
+    EnergyKind,
     Finished,
     Hint,
     Open,
@@ -52,6 +53,8 @@ class Choice:
     """The last wait ended without a hint."""
     lag_s: float | None = None
     """From a commit to the first hint of a device that had seen it, a fading mean."""
+    joules: float = 0.0
+    """Its share of the passes that computed its rows, estimated."""
     ends: dict[int, float] = field(default_factory=dict)
     """When the answer reached a length; emptied as hints answer for it."""
 
@@ -181,4 +184,6 @@ def finished(choice: Choice, reason: Reason) -> Finished:
         discarded=choice.ledger.discarded,
         queue_us=int((started - choice.opened_at) * 1e6),
         prefill_us=int((decoding - started) * 1e6),
+        energy_uj=int(choice.joules * 1e6),
+        energy_kind=EnergyKind.ESTIMATED if choice.joules else EnergyKind.NONE,
     )

@@ -16,6 +16,7 @@ from outrider.cloud.scheduler import Plan, Scheduler, Work
 from outrider.cloud.session import Choice, Session, finished
 from outrider.engine import EngineInfo, Note, Picked, Span
 from outrider.errors import EngineFailed, EngineFull, OutriderError
+from outrider.partitioner.power import constants
 from outrider.protocol import events
 from outrider.protocol.messages import Commit, Down, Reason
 from outrider.testing import failpoints
@@ -105,6 +106,7 @@ class Verifier:
         step_ms = (self.clock() - began) * 1e3
         self.scheduler.cost.note(plan.rows, step_ms)
         self._count(plan, step_ms)
+        self._charge(plan, step_ms / 1e3)
         # What is settled here is sent by the writers while the next pass computes.
         for work, picked in found:
             self._settle(work, picked, plan, step_ms)
@@ -255,6 +257,17 @@ class Verifier:
             step_us=int(step_ms * 1e3),
             logprobs=logprobs,
         )
+
+    def _charge(self, plan: Plan, step_s: float) -> None:
+        """Each choice's joules of a pass: what one row for each would have taken is shared
+        alike, what the further rows added by rows."""
+        watts = constants.cloud_w(self.engine.info.device)
+        answers = len(plan.works)
+        further = plan.rows - answers
+        common_s = min(step_s, self.scheduler.cost.ms(answers) / 1e3) if further else step_s
+        for work in plan.works:
+            own = (work.rows - 1) / further if further else 0.0
+            work.choice.joules += watts * (common_s / answers + (step_s - common_s) * own)
 
     def _count(self, plan: Plan, step_ms: float) -> None:
         for choice in plan.held:

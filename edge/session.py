@@ -363,7 +363,8 @@ class Request:
         self._any_class = False
         self.barred.discard(peer.address)
         self.rtt_s = peer.rtt_s
-        self.energy.opened(self.job.id, peer.device(self.job.model), self.clock())
+        device = peer.device(self.job.model)
+        self.energy.opened(self.job.id, device, self.clock(), resumed=opened.resumed)
         self._keep(Fenced(self.fence, opened.numeric_class))
         if self.steering is not None:
             self.steering.opened(peer.address, peer.kind)

@@ -107,6 +107,8 @@ class _Request:
     placement: str
     cloud_w: float
     legs: dict[str, _Leg] = field(default_factory=dict)
+    kept_j: float = 0.0
+    """Estimated for clouds that it left; a later cloud's own figure does not hold it."""
     told_j: float | None = None
     told_kind: EnergyKind = "none"
 
@@ -175,9 +177,12 @@ class Accountant:
     def begin(self, request: str, placement: str) -> None:
         self.requests[request] = _Request(placement, self.costs.cloud_w("cuda"))
 
-    def opened(self, request: str, device: str, at_s: float) -> None:
-        """A cloud took it, whose engine computes on `device` (`cuda:0`, `cpu`)."""
+    def opened(self, request: str, device: str, at_s: float, *, resumed: bool = False) -> None:
+        """A cloud took it, whose engine computes on `device` (`cuda:0`, `cpu`); `resumed` if that
+        cloud still knew it, with all that it had spent."""
         if (found := self.requests.get(request)) is not None:
+            if not resumed:
+                found.kept_j = sum(leg.cloud_j for leg in found.legs.values())
             found.cloud_w = self.costs.cloud_w(device)
             self.sent(request, at_s)
 
@@ -310,7 +315,7 @@ class Accountant:
         ours = sum(leg.cloud_j for leg in request.legs.values())
         for leg in request.legs.values():
             share = leg.cloud_j / ours if ours else 1 / len(request.legs)
-            leg.cloud_j = request.told_j * share
+            leg.cloud_j = (request.kept_j + request.told_j) * share
 
     def _parts(self, leg: _Leg) -> Parts:
         watts = self.costs.device_w if self.busy_w is None else self.busy_w
@@ -336,7 +341,8 @@ class Accountant:
         if parts.radio_j:
             kind = worst(kind, "estimated")
         if parts.cloud_j:
-            kind = worst(kind, found.told_kind if found.told_j is not None else "estimated")
+            told = found.told_j is not None and not found.kept_j
+            kind = worst(kind, found.told_kind if told else "estimated")
         return kind
 
     def per_token(self) -> Mapping[str, PerToken]:

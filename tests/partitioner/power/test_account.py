@@ -253,3 +253,16 @@ def test_every_constant_has_a_source() -> None:
     for name, constant in constants.table().items():
         assert constant.source, name
         assert constant.value > 0, name
+
+
+def test_a_clouds_figure_holds_only_its_own_part() -> None:
+    energy = accountant()
+    energy.begin("a", "cloud")
+    energy.opened("a", "cuda", 0.0)
+    energy.committed("a", 1, 1.0, step_s=0.1, rows=1, of_rows=1)
+    energy.opened("a", "cuda", 2.0)
+    energy.committed("a", 1, 3.0, step_s=0.2, rows=1, of_rows=1)
+    energy.told("a", 4.0, "measured")
+    bill = energy.finish("a", Traffic(2))
+    assert bill.joules == pytest.approx(10.0 + 4.0), "the first cloud's by our estimate"
+    assert bill.kind == "estimated"
