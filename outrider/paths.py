@@ -28,7 +28,7 @@ def runtime_dir() -> Path:
         return Path(chosen)
     with warnings.catch_warnings():
         # Where XDG_RUNTIME_DIR is not set the temporary folder is taken: no news to the user.
-        warnings.simplefilter("ignore", RuntimeWarning)
+        warnings.simplefilter("ignore", UserWarning)
         return Path(platformdirs.user_runtime_dir(APP))
 
 
