@@ -18,6 +18,8 @@ ROUND = 4096
 BITS: dict[str, float] = {
     "float64": 64,
     "float32": 32,
+    "f32": 32,
+    "f16": 16,
     "float16": 16,
     "bfloat16": 16,
     "int8": 9,
@@ -77,11 +79,16 @@ def unit_s(unit: Unit, rate: Rate, rows: float, context: float) -> float:
 
 
 def attention_s(unit: Unit, rate: Rate, rows: float, context: float) -> float:
-    """Of it, what grows with the context; 0 for embedding and head."""
+    """Of it, what grows with the context: products with keys and values, and reading them.
+
+    A sum, not the larger: kernels of attention hardly overlap the two. 0 for embedding and head.
+    """
     seen = unit.seen(context)
-    speed = rate.attention_flops_per_s or rate.flops_per_s
+    flops = rows * unit.attention_flops * seen
     moved = unit.kv_bytes * rate.kv_scale * seen
-    return max(rows * unit.attention_flops * seen / speed, moved / rate.bytes_per_s)
+    return flops / (rate.attention_flops_per_s or rate.flops_per_s) + moved / (
+        rate.attention_bytes_per_s or rate.bytes_per_s
+    )
 
 
 def stage_s(

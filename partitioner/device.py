@@ -39,6 +39,8 @@ class Rate:
     """Bytes of this engine's KV over `Unit.kv_bytes`."""
     attention_flops_per_s: float = 0.0
     """Of attention over the context; 0 is as of products."""
+    attention_bytes_per_s: float = 0.0
+    """Of reading KV; 0 is as of weights."""
     cache_bytes: float = 0.0
     """Models that stream less than this stay in the processor's cache between passes,"""
     cache_bytes_per_s: float = 0.0
