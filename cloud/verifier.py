@@ -17,6 +17,7 @@ from outrider.cloud.session import Choice, Session, finished
 from outrider.engine import EngineInfo, Note, Picked, Span
 from outrider.errors import EngineFailed, EngineFull, OutriderError
 from outrider.partitioner.power import constants
+from outrider.partitioner.power.account import pass_shares
 from outrider.protocol import events
 from outrider.protocol.messages import Commit, Down, Reason
 from outrider.testing import failpoints
@@ -259,15 +260,12 @@ class Verifier:
         )
 
     def _charge(self, plan: Plan, step_s: float) -> None:
-        """Each choice's joules of a pass: what one row for each would have taken is shared
-        alike, what the further rows added by rows."""
+        """Each choice's joules of a pass."""
         watts = constants.cloud_w(self.engine.info.device)
-        answers = len(plan.works)
-        further = plan.rows - answers
-        common_s = min(step_s, self.scheduler.cost.ms(answers) / 1e3) if further else step_s
-        for work in plan.works:
-            own = (work.rows - 1) / further if further else 0.0
-            work.choice.joules += watts * (common_s / answers + (step_s - common_s) * own)
+        common_s = self.scheduler.cost.ms(len(plan.works)) / 1e3
+        parts = pass_shares(step_s, common_s, [work.rows for work in plan.works])
+        for work, seconds in zip(plan.works, parts, strict=True):
+            work.choice.joules += watts * seconds
 
     def _count(self, plan: Plan, step_ms: float) -> None:
         for choice in plan.held:

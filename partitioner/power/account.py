@@ -8,7 +8,7 @@ is called measured only when nothing in it is an estimate.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from outrider.partitioner.power import constants
@@ -366,6 +366,18 @@ class Accountant:
         if found is None or not found.recent_tokens:
             return None
         return found.recent.joules / found.recent_tokens
+
+
+def pass_shares(step_s: float, common_s: float, rows: Sequence[int]) -> list[float]:
+    """Seconds of a target pass that each answer is charged with; they add up to `step_s`.
+
+    `common_s` is what one row for each would have taken: it is shared alike. What further rows
+    (hints, prompts) added is paid by their number.
+    """
+    further = sum(rows) - len(rows)
+    common_s = min(step_s, common_s) if further else step_s
+    each = common_s / len(rows)
+    return [each + ((step_s - common_s) * (own - 1) / further if further else 0.0) for own in rows]
 
 
 def worst(a: EnergyKind, b: EnergyKind) -> EnergyKind:
