@@ -9,6 +9,8 @@ from pathlib import Path
 
 from outrider.errors import AccessDenied, ConfigError
 
+_VARIABLES = {"cloud": "CLOUD", "worker": "WORKERS"}
+"""In whose environment variable a caller keeps its key."""
 ANYBODY = "local"
 """The tenant of everybody where no keys are asked for: loopback only."""
 
@@ -18,9 +20,11 @@ class Tenants:
     """Key digests to names; without keys everybody is one tenant."""
 
     digests: tuple[tuple[bytes, str], ...] = ()
+    server: str = "cloud"
+    """What asks for the keys, for people."""
 
     @classmethod
-    def read(cls, path: Path) -> Tenants:
+    def read(cls, path: Path, server: str = "cloud") -> Tenants:
         """A file of `NAME KEY` lines; `#` begins a comment. Raises ConfigError."""
         try:
             lines = path.read_text(encoding="utf-8").splitlines()
@@ -31,9 +35,9 @@ class Tenants:
             raise ConfigError(
                 "the API key file is malformed",
                 why="every line is a name, a space and a key; there is at least one",
-                effect="the cloud was not started",
+                effect=f"the {server} was not started",
             )
-        return cls(tuple((_digest(key), name) for name, key in pairs))
+        return cls(tuple((_digest(key), name) for name, key in pairs), server)
 
     def who(self, authorization: str) -> str:
         """The tenant of an `authorization` metadata value. Raises AccessDenied."""
@@ -43,10 +47,10 @@ class Tenants:
         found = [name for digest, name in self.digests if hmac.compare_digest(digest, given)]
         if not found:
             raise AccessDenied(
-                "the cloud does not know this key",
-                why="no key came, or it is not in the cloud's key file",
-                effect="no session was opened",
-                todo="start the edge with --api-key or OUTRIDER_API_KEY",
+                f"the {self.server} does not know this key",
+                why=f"no key came, or it is not in the {self.server}'s key file",
+                effect="nothing was opened",
+                todo=f"give the caller a key: OUTRIDER_{_VARIABLES[self.server]}_API_KEY",
             )
         return found[0]
 

@@ -265,3 +265,89 @@ class EdgeOptions:
                 effect="the edge was not started",
                 todo="give --api-keys, or listen on 127.0.0.1",
             )
+
+
+DeviceKind = Literal["phone", "laptop", "jetson", "desktop", "server", "cloud"]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerOptions:
+    """`outrider worker`."""
+
+    listen: Address = Address("127.0.0.1", WORKER_PORT)
+    """Where to serve gRPC; beyond loopback TLS and API keys are required."""
+    name: str = ""
+    """What people call the device; empty takes the machine's name."""
+    kind: DeviceKind = "laptop"
+    models: tuple[NamedModel, ...] = (NamedModel("outrider-target", "bundled:target"),)
+    """Models whose files lie here."""
+    layers: str = "auto"
+    """auto takes what it is asked for; `A:B` only decoder layers A up to B without B."""
+    memory_bytes: int | None = None
+    """What stages may claim, weights and KV; None bounds nothing."""
+    speed: float = 1.0
+    """Below 1 a slower device is emulated: passes take as much longer."""
+    engine: Literal["auto", "torch", "onnx"] = "auto"
+    device: str = "auto"
+    dtype: str = "auto"
+    threads: int | None = None
+    """CPU threads; None leaves it to the engine, and gives an emulated device one."""
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    client_ca: Path | None = None
+    """With it, coordinators must show a certificate of this authority."""
+    api_keys: Path | None = None
+    """File of `NAME KEY` lines."""
+    mdns: bool = False
+    """Announce it on the local network."""
+    drain_s: float = 10.0
+    """How long coordinators may go on after SIGTERM."""
+    ready_file: Path | None = None
+    """Written as JSON with the address once the worker serves."""
+
+    def __post_init__(self) -> None:
+        self._check_device()
+        parse_bounds(self.layers)
+        if len({model.name for model in self.models}) != len(self.models) or not self.models:
+            raise ConfigError("models need names of their own", todo="write --model NAME=PATH")
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ConfigError("--tls-cert and --tls-key go together")
+        if self.client_ca is not None and self.tls_cert is None:
+            raise ConfigError("--client-ca needs --tls-cert and --tls-key")
+        if not self.listen.loopback and (self.tls_cert is None or self.api_keys is None):
+            raise ConfigError(
+                f"{self.listen} is not a loopback address",
+                why="beyond loopback every connection must be encrypted and known",
+                effect="the worker was not started",
+                todo="give --tls-cert, --tls-key and --api-keys, or listen on 127.0.0.1",
+            )
+        if self.mdns and self.listen.loopback:
+            raise ConfigError(
+                "--mdns announces a worker that nobody else can reach",
+                why=f"it listens on {self.listen}",
+                effect="the worker was not started",
+                todo="listen on the network, or leave --mdns away",
+            )
+
+    def _check_device(self) -> None:
+        if not 0.0 < self.speed <= 1.0:
+            raise ConfigError(
+                f"a speed of {self.speed:g} can not be emulated",
+                why="waiting makes a device slower, nothing makes it faster",
+                effect="the worker was not started",
+                todo="give a --speed above 0, at most 1",
+            )
+        if self.memory_bytes is not None:
+            _positive("--memory", self.memory_bytes)
+        if self.threads is not None:
+            _positive("--threads", self.threads)
+
+
+def parse_bounds(text: str) -> tuple[int, int]:
+    """`auto` is (0, 0); `A:B` decoder layers A up to B without B. Raises ConfigError."""
+    if text == "auto":
+        return 0, 0
+    match = re.fullmatch(r"(\d{1,5}):(\d{1,5})", text)
+    if match is None or int(match[1]) >= int(match[2]):
+        raise ConfigError(f"layers {text!r} are no range", todo="auto, or A:B such as 0:12")
+    return int(match[1]), int(match[2])

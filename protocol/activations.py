@@ -151,13 +151,19 @@ def _unpack_bf16(source: _Source, rows: int, width: int) -> Floats:
     return bits.view(np.float32).reshape(rows, width)
 
 
+_LAST_SHIFT = 128 - 15
+
+
 def _pack_fp16(values: Floats) -> bytes:
     """One exponent a row, 0 wherever the row fits as it is."""
     largest = np.abs(values).max(axis=1, initial=0.0)
     _, exponents = np.frexp(largest)
     # 65504 is the largest half; what is below 2^15 fits whatever its rounding.
     shifts = np.maximum(exponents - 15, 0).astype(np.int8)
-    halves = np.ldexp(values, -shifts.astype(np.int32)[:, None]).astype("<f2")
+    scaled = np.ldexp(values, -shifts.astype(np.int32)[:, None])
+    # At the end of float32's range, rounding up would leave it.
+    most = np.where(shifts == _LAST_SHIFT, np.float32(32752), np.float32(65504))[:, None]
+    halves = np.clip(scaled, -most, most).astype("<f2")
     return bytes(shifts.tobytes() + halves.tobytes())
 
 
@@ -189,8 +195,10 @@ class _Outliers:
     @classmethod
     def find(cls, values: Floats) -> _Outliers:
         sizes = np.abs(values)
-        usual = np.median(sizes, axis=1, keepdims=True) if values.size else sizes
-        apart = sizes > OUTLIER * usual
+        middle = values.shape[1] // 2
+        usual = np.partition(sizes, middle, axis=1)[:, middle, None]
+        with np.errstate(over="ignore"):
+            apart = sizes > OUTLIER * usual
         most = _most_outliers(values.shape[1])
         for row in np.flatnonzero(apart.sum(axis=1) > most):
             _keep_largest(apart[row], sizes[row], most)
@@ -250,9 +258,11 @@ def _quantised(values: Floats, scales: Floats, limit: int) -> NDArray[np.int8]:
 
 
 def _scales(values: Floats, limit: int) -> Floats:
-    """Over the last axis, kept. A scale that underflows to 0 takes its values with it."""
+    """Over the last axis, kept, such that `limit` scales are finite. A scale that underflows
+    to 0 takes its values with it."""
     largest = np.abs(values).max(axis=-1, keepdims=True, initial=0.0)
-    scales: Floats = (largest / np.float32(limit)).astype(np.float32)
+    most = np.nextafter(np.finfo(np.float32).max / np.float32(limit), np.float32(0))
+    scales: Floats = np.minimum(largest / np.float32(limit), most).astype(np.float32)
     return scales
 
 
@@ -292,11 +302,15 @@ def _grouped(values: Floats) -> Floats:
     return filled.reshape(rows, _groups(width), GROUP)
 
 
+_LARGEST_SCALE = 0x7E12
+"""The last bfloat16 of which 7 are finite."""
+
+
 def _pack_int4(values: Floats) -> bytes:
     """Scales as bfloat16, rounded up so that no value leaves the range; two values a byte."""
     outliers = _Outliers.find(values)
     groups = _grouped(outliers.without(values))
-    wide = np.minimum((_scales(groups, 7).view(np.uint32) + 0xFFFF) >> 16, _LARGEST_BF16)
+    wide = np.minimum((_scales(groups, 7).view(np.uint32) + 0xFFFF) >> 16, _LARGEST_SCALE)
     scales = (wide.astype(np.uint32) << np.uint32(16)).view(np.float32)
     nibbles = (_quantised(groups, scales, 7) + 8).astype(np.uint8)
     body = nibbles[..., ::2] | (nibbles[..., 1::2] << 4)

@@ -30,6 +30,7 @@ VERBS = {
     "demo": ("show:demo", "A minute that shows it all: two processes, one text, a cut link."),
     "cloud": ("servers:cloud", "Serve target models over gRPC."),
     "edge": ("servers:edge", "Run the daemon: OpenAI's API here, drafts ahead of the cloud."),
+    "worker": ("worker:worker", "Hold layers of a model that is split over devices."),
     "run": ("ask:run", "Complete one prompt, streamed to standard output."),
     "chat": ("ask:chat", "Talk to a model, turn by turn."),
     "status": ("look:status", "What the daemon does now."),
@@ -38,6 +39,10 @@ VERBS = {
     "fit": (
         "measure:fit",
         "Measure whether a draft suits a target, before anything is deployed.",
+    ),
+    "profile": (
+        "profile:profile",
+        "Measure this device and its links; recommend hardware for a model.",
     ),
     "doctor": ("health:doctor", "Check the installation, the engines, the ports and the links."),
     "bench": ("measure:bench", "Run a bench of the source checkout."),

@@ -24,7 +24,7 @@ INDEX_KEY = "outrider-stage"
 MAX_MESSAGE = 64 << 20
 BEAT_S = 0.5
 """Between two signs of life on a stream that is otherwise silent."""
-SILENCE_S = 2.5
+SILENCE_S = 2.2
 """Nothing from a worker for this long: it is lost."""
 PATIENCE_S = 10.0
 """Nothing from a coordinator for this long: its stages are free. Longer, since a device that
@@ -39,8 +39,8 @@ _SHARED: tuple[tuple[str, int], ...] = (
     ("grpc.http2.lookahead_bytes", 256 << 10),
     ("grpc.http2.bdp_probe", 0),
     ("grpc.keepalive_time_ms", 1000),
-    ("grpc.keepalive_timeout_ms", 2000),
-    ("grpc.http2.ping_timeout_ms", 2000),
+    ("grpc.keepalive_timeout_ms", 1500),
+    ("grpc.http2.ping_timeout_ms", 1500),
 )
 SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
     *_SHARED,

@@ -40,7 +40,7 @@ from outrider.errors import (
     RemoteProtocolError,
     StageLost,
 )
-from outrider.options import Address
+from outrider.options import WORKER_PORT, Address
 from outrider.protocol import stage_codec
 from outrider.protocol.activations import ActivationCodec
 from outrider.protocol.sampling import Sampling
@@ -83,7 +83,6 @@ from outrider.stages.channel import (
 )
 from outrider.stages.ledger import Ledger, check_spans
 
-WORKER_PORT = 11713
 LOAD_S = 300.0
 """Reading layers from a slow disk; a worker that dies meanwhile is found by gRPC's pings."""
 ATTACH_S = 10.0
@@ -474,7 +473,7 @@ class _Member:
             return
         if self.loaded and self.call is None:
             # Loaded and never attached: a stream that begins and ends frees the stage.
-            self.start(Attach(self.pipeline, self.index), lambda _: None)
+            self.start(Attach(self.pipeline, self.index), _read_out)
         self.say(Detach())
         self._up.put(None)
         self._orders.put(None)
@@ -490,6 +489,13 @@ class _Member:
             with suppress(grpc.RpcError, grpc.FutureTimeoutError, grpc.FutureCancelledError):
                 self.call.result(FAREWELL_S)
         self.channel.close()
+
+
+def _read_out(member: _Member) -> None:
+    """gRPC tells how a stream ended once all before that was read."""
+    with suppress(grpc.RpcError):
+        for _ in member.call:
+            pass
 
 
 def _thread(work: Callable[[], None], name: str) -> threading.Thread:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from outrider.engine import EngineSpec, LayerRange, Stage, StageInfo
-from outrider.errors import HandshakeRefused, InvalidRequest, NotFound
+from outrider.errors import EngineMissing, HandshakeRefused, InvalidRequest, NotFound
 from outrider.protocol.stages import HostedModel, LoadedStage, StageHost, StageLoad
 from outrider.stages.emulate import Memory, Processor
 from outrider.stages.post import Post
@@ -213,6 +213,17 @@ class Shelf:
 def engines() -> tuple[str, ...]:
     """Those that run stages and are installed."""
     return tuple(name for name, library in LIBRARIES.items() if importlib.util.find_spec(library))
+
+
+def choose_engine(wanted: str) -> str:
+    """`auto` takes the first that is installed. Raises EngineMissing."""
+    found = engines()
+    if wanted == "auto" and found:
+        return found[0]
+    if wanted not in found:
+        name = "torch" if wanted == "auto" else wanted
+        raise EngineMissing(name, name)
+    return wanted
 
 
 def models(named: Sequence[tuple[str, str]]) -> dict[str, ShelfModel]:
