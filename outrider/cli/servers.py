@@ -110,6 +110,7 @@ def cloud(
     serve = _serve_cloud()
     # The port's failure is told as an error of ours; gRPC's own log line would stand before it.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
     console.note(f"loading {', '.join(model.path for model in options.models)}")
     return serve(options)
 
@@ -208,6 +209,7 @@ def edge(
     )
     serve = _serve_edge()
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
     if options.draft not in ("none", "ngram"):
         console.note(f"loading {options.draft}")
     return serve(options)
