@@ -21,6 +21,7 @@ from outrider.engines.torch.blobs import (
     Buffer,
     Index,
     Stream,
+    TensorPlace,
     Unit,
     UnitPlace,
     read_index,
@@ -29,6 +30,7 @@ from outrider.engines.torch.blobs import (
 from outrider.engines.torch.decoder import Decoder, Layer, Layers, Loader
 from outrider.engines.torch.linear import Linear, PlainLinear
 from outrider.errors import ConfigError
+from outrider.models.check import check_safetensors
 from outrider.models.config import ModelConfig
 from outrider.models.source import ModelFiles, cache_dir
 from outrider.models.weights import Weights
@@ -69,15 +71,26 @@ class _Raw:
         return PlainLinear(self.weight, self.bias)(rows)
 
 
-def blob_of(files: ModelFiles, config: ModelConfig, dtype: torch.dtype) -> tuple[Path, Index]:
+def blob_of(files: ModelFiles, config: ModelConfig, kept: torch.dtype) -> tuple[Path, Index]:
     """The model's weights as one aligned file, made once and kept in the cache."""
-    name = f"{files.digest[:24]}-{str(dtype).removeprefix('torch.')}.blob"
+    name = f"{files.digest[:24]}-{str(kept).removeprefix('torch.')}.blob"
     path = cache_dir() / "blobs" / name
-    index = read_index(path, files.digest, dtype)
+    index = read_index(path, files.digest, kept)
     if index is None:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        index = write_blob(path, files.digest, dtype, _units(files, config, dtype))
+        index = write_blob(path, files.digest, kept, _units(files, config, kept))
     return path, index
+
+
+_STORED = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+
+
+def kept_dtype(files: ModelFiles, compute: torch.dtype) -> torch.dtype:
+    """The narrowest that loses no bit: that of the files, where it is narrower than `compute`."""
+    found = {entry.dtype for path in files.weights for entry in check_safetensors(path)}
+    stored = _STORED.get(found.pop()) if len(found) == 1 else None
+    narrower = stored is not None and stored.itemsize < compute.itemsize
+    return stored if narrower and stored is not None else compute
 
 
 def _units(files: ModelFiles, config: ModelConfig, dtype: torch.dtype) -> Iterator[Unit]:
@@ -122,7 +135,10 @@ def _layer(window: int | None, found: dict[str, Tensor]) -> Layer:
 
 
 class Store:
-    """Units by number: resident ones once, the others through the stream."""
+    """Units by number: resident ones once, the others through the stream.
+
+    What lies in a narrower dtype than `dtype` is widened when it is used, into one buffer.
+    """
 
     def __init__(
         self, path: Path, index: Index, policy: OffloadPolicy, graph: ModelGraph,
@@ -131,44 +147,75 @@ class Store:
         self.index = index
         self.device = device
         self.dtype = dtype
+        self.kept: torch.dtype = getattr(torch, index.dtype)
         self.file = BlobFile(path)
-        self._held: dict[int, dict[str, Tensor]] = {}
-        self._pinned: dict[int, dict[str, Tensor]] = {}
-        for number in policy.resident:
-            self._held[number] = self._loaded(number)
-        for number in policy.pinned:
-            self._pinned[number] = self._read(number)
+        self._wide = Buffer(wide_bytes(index, dtype))
+        self._held = {n: self._uploaded(self._read(n)) for n in policy.resident}
+        self._pinned = {n: self._read(n) for n in policy.pinned}
         order = offload.streamed_units(graph, policy)
         self.file.bytes_read = 0
         self.stream = Stream(self.file, index, order, policy.staging)
 
     def tensors(self, number: int) -> dict[str, Tensor]:
-        """Of a unit, on the device; streamed ones until the next is asked for."""
-        if number in self._held:
-            return self._held[number]
-        place = self.index.units[number]
-        found = self._pinned.get(number)
-        if found is None:
-            found = self.stream.take(number).tensors(place, self.dtype)
-        return self._uploaded(found)
+        """Of a unit, on the device in `dtype`; until the next is asked for."""
+        if (found := self._held.get(number)) is None:
+            found = self._uploaded(self._fetched(number))
+        return self._widened(number, found)
+
+    def held(self, number: int) -> bool:
+        """Whether it lies in memory."""
+        return number in self._held
+
+    def table(self, number: int, name: str) -> Tensor:
+        """A tensor of a unit in memory, as it is kept."""
+        return self._held[number][name]
+
+    def _fetched(self, number: int) -> dict[str, Tensor]:
+        if (found := self._pinned.get(number)) is not None:
+            return found
+        return self.stream.take(number).tensors(self.index.units[number], self.kept)
 
     def _read(self, number: int) -> dict[str, Tensor]:
         place = self.index.units[number]
         buffer = Buffer(place.size)
         self.file.read(buffer, place.offset, place.size)
-        return buffer.tensors(place, self.dtype)
-
-    def _loaded(self, number: int) -> dict[str, Tensor]:
-        return self._uploaded(self._read(number))
+        return buffer.tensors(place, self.kept)
 
     def _uploaded(self, found: dict[str, Tensor]) -> dict[str, Tensor]:
         if self.device.type == "cpu":
             return found
         return {name: tensor.to(self.device) for name, tensor in found.items()}
 
+    def _widened(self, number: int, found: dict[str, Tensor]) -> dict[str, Tensor]:
+        if self.kept == self.dtype:
+            return found
+        if self.device.type != "cpu":
+            return {name: tensor.to(self.dtype) for name, tensor in found.items()}
+        wide = self._wide.tensors(_scaled(self.index.units[number], self._factor), self.dtype)
+        for name, tensor in found.items():
+            wide[name].copy_(tensor)
+        return wide
+
+    @property
+    def _factor(self) -> int:
+        return self.dtype.itemsize // self.kept.itemsize
+
     def close(self) -> None:
         self.stream.close()
         self.file.close()
+
+
+def wide_bytes(index: Index, dtype: torch.dtype) -> int:
+    """Of the buffer that one unit at a time is widened into; 0 where nothing is."""
+    kept: torch.dtype = getattr(torch, index.dtype)
+    factor = dtype.itemsize // kept.itemsize
+    return max(place.size for place in index.units) * factor if factor > 1 else 0
+
+
+def _scaled(place: UnitPlace, factor: int) -> UnitPlace:
+    """The same tensors in a dtype that is `factor` times as wide."""
+    tensors = tuple(TensorPlace(t.name, t.shape, t.offset * factor) for t in place.tensors)
+    return UnitPlace(0, place.size * factor, tensors)
 
 
 class TieredLayers:
@@ -206,8 +253,7 @@ class TableRows:
         self.dtype = store.dtype
         self._store = store
         self._start = place.offset + table.offset
-        self._shape = table.shape
-        self._width = table.shape[1] * store.dtype.itemsize
+        self._width = table.shape[1] * store.kept.itemsize
         self._page = Buffer(-(-self._width // _PAGE) * _PAGE + _PAGE)
 
     def index_select(self, dim: int, ids: Tensor) -> Tensor:
@@ -223,7 +269,20 @@ class TableRows:
         size = -(-(start + self._width - page) // _PAGE) * _PAGE
         self._store.file.read(self._page, page, size)
         part = self._page.bytes[start - page : start - page + self._width]
-        return part.clone().view(self.dtype)
+        return part.clone().view(self._store.kept).to(self.dtype)
+
+
+class HeldRows:
+    """An embedding in memory, in the dtype in which it is kept."""
+
+    def __init__(self, store: Store, unit: int, name: str) -> None:
+        self.device = store.device
+        self.dtype = store.dtype
+        self._table = store.table(unit, name)
+
+    def index_select(self, dim: int, ids: Tensor) -> Tensor:
+        """Like the table's own."""
+        return self._table.index_select(dim, ids).to(self.dtype)
 
 
 _PAGE = 4096
@@ -263,20 +322,22 @@ class _Nothing:
 
 
 def _embedding(store: Store, unit: int, name: str) -> Tensor:
-    held = store._held.get(unit)
-    return held[name] if held is not None else cast(Tensor, TableRows(store, unit, name))
+    if not store.held(unit):
+        return cast(Tensor, TableRows(store, unit, name))
+    return cast(Tensor, HeldRows(store, unit, name))
 
 
 def _small(store: Store, unit: int, name: str) -> Tensor:
     """A tensor of its own, kept."""
     place = store.index.units[unit]
     at = next(tensor for tensor in place.tensors if tensor.name == name)
-    size = at.shape[0] * store.dtype.itemsize
+    size = at.shape[0] * store.kept.itemsize
     page = (place.offset + at.offset) // _PAGE * _PAGE
     buffer = Buffer(-(-(place.offset + at.offset + size - page) // _PAGE) * _PAGE)
     store.file.read(buffer, page, buffer.size)
     start = place.offset + at.offset - page
-    return buffer.bytes[start : start + size].clone().view(store.dtype).to(store.device)
+    found = buffer.bytes[start : start + size].clone().view(store.kept)
+    return found.to(store.device, store.dtype)
 
 
 # --- policy ------------------------------------------------------------------------------------
@@ -307,11 +368,12 @@ def measure(path: Path, index: Index, dtype: torch.dtype, clock: Clock) -> tuple
     file.read(buffer, place.offset, place.size)
     speed = place.size / max(clock() - began, 1e-6)
     file.close()
-    table = max(buffer.tensors(place, dtype).values(), key=Tensor.numel)
+    kept: torch.dtype = getattr(torch, index.dtype)
+    table = max(buffer.tensors(place, kept).values(), key=Tensor.numel).to(dtype)
     rows = torch.ones(_TRIAL_ROWS, table.shape[-1], dtype=dtype)
     times = [_timed(table, rows, clock) for _ in range(3)]
     total = sum(unit.size for unit in index.units)
-    share = table.numel() * dtype.itemsize / total
+    share = table.numel() * kept.itemsize / total
     return speed, min(times) / _TRIAL_ROWS / share
 
 

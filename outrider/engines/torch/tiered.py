@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 
 from outrider.engine import EngineSpec
+from outrider.engines.torch.blobs import Index
 from outrider.engines.torch.cache import Cache, capacity
 from outrider.engines.torch.engine import Identity, TorchEngine
 from outrider.engines.torch.kv_disk import DiskCache
@@ -19,7 +22,9 @@ from outrider.engines.torch.offload import (
     blob_of,
     choose,
     graph_of,
+    kept_dtype,
     measure,
+    wide_bytes,
 )
 from outrider.engines.torch.probe import SLOTS, Finding
 from outrider.engines.torch.runner import Runner
@@ -27,13 +32,14 @@ from outrider.engines.torch.settle import settle
 from outrider.errors import ConfigError
 from outrider.models.config import ModelConfig
 from outrider.models.source import ModelFiles, cache_dir
+from outrider.models.weights import expected
 from outrider.partitioner.graph import ModelGraph
 from outrider.partitioner.offload import SPARE, OffloadPolicy, OffloadWork, streamed_units
 
 MOST_ROWS = 160
 """Rows of a pass: the activations of more would take the room of a layer. The probe's largest
 trial has as many."""
-_BASE = 6 << 20
+_BASE = 8 << 20
 
 
 def workspace_bytes(config: ModelConfig, rows: int) -> int:
@@ -93,11 +99,12 @@ def build(
     vocabulary: tuple[str, int], context: int, device: torch.device, dtype: torch.dtype,
 ) -> TieredEngine:  # fmt: skip
     """Raises Unplannable when the budget holds nothing that runs, ConfigError."""
-    path, index = blob_of(files, config, dtype)
+    path, index = _blob(files, config, dtype, budget.ram_bytes)
     graph = graph_of(index, config, dtype, files.name)
     speed, row_s = measure(path, index, dtype, time.perf_counter)
     rows = min(spec.max_rows, MOST_ROWS)
-    left = replace(budget, ram_bytes=budget.ram_bytes - workspace_bytes(config, rows))
+    taken = workspace_bytes(config, rows) + wide_bytes(index, dtype)
+    left = replace(budget, ram_bytes=budget.ram_bytes - taken)
     work = OffloadWork(spec.max_slots, capacity(context))
     policy = choose(graph, left, work, speed, row_s)
     if device.type != "cpu" and policy.kv == "disk":
@@ -117,6 +124,15 @@ def build(
     spec = replace(spec, max_slots=policy.batch, max_rows=rows)
     identity = Identity(files.name, files.digest, vocabulary[0])
     return TieredEngine(spec, identity, runner, finding, store, graph, policy)
+
+
+def _blob(
+    files: ModelFiles, config: ModelConfig, dtype: torch.dtype, memory: int
+) -> tuple[Path, Index]:
+    """In the files' own dtype, half the bytes to read, unless all fits in the one to compute in."""
+    numbers = sum(math.prod(shape) for shape in expected(config).values())
+    fits = numbers * dtype.itemsize <= memory
+    return blob_of(files, config, dtype if fits else kept_dtype(files, dtype))
 
 
 def _cache(

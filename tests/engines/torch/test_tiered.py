@@ -54,9 +54,10 @@ def plain() -> Iterator[TorchEngine]:
     engine.shutdown()
 
 
-def tiered(policy: OffloadPolicy) -> TieredEngine:
+def tiered(policy: OffloadPolicy, memory: str = "20M") -> TieredEngine:
+    """Below 22 MB the weights are kept as they are stored, in float16, and widened when used."""
     with patch("outrider.engines.torch.tiered.choose", lambda *_: policy):
-        engine = registry.build(spec(("memory", "64M")))
+        engine = registry.build(spec(("memory", memory)))
     assert isinstance(engine, TieredEngine)
     return engine
 
@@ -88,6 +89,15 @@ def test_the_text_is_the_same_wherever_weights_and_kv_lie(name: str, plain: Torc
         assert ride(engine, prompts) == ride(plain, prompts)
     engine.check_integrity()
     engine.shutdown()
+
+
+def test_weights_that_fit_as_they_are_computed_with_are_not_widened(plain: TorchEngine) -> None:
+    wide = tiered(POLICIES["some resident"], "64M")
+    narrow = tiered(POLICIES["some resident"])
+    assert wide.traffic().weights_bound > 1.9 * narrow.traffic().weights_bound
+    assert ride(wide, PROMPTS) == ride(narrow, PROMPTS) == ride(plain, PROMPTS)
+    wide.shutdown()
+    narrow.shutdown()
 
 
 @pytest.mark.parametrize("name", ["all streamed, read ahead", "KV on disk"])
