@@ -46,6 +46,9 @@ class Rate:
     cache_bytes_per_s: float = 0.0
     """and stream at this rate; 0 is as from memory."""
     numerics: str = "exact"
+    probe_s: tuple[float, ...] = ()
+    """Seconds of the reference passes when this was measured (`profile.device.PROBE`): what a
+    short probe is compared with to find `DeviceProfile.slowdown`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,7 +48,7 @@ class Sample:
 KNOTS = (1, 2, 4, 8, 16, 32, 64, 128)
 """Row counts at which the row curve is fitted."""
 CONTEXTS = (32, 512)
-QUICK_KNOTS = (1, 2, 8, 32, 128)
+QUICK_KNOTS = (1, 2, 8, 64)
 
 
 def grid(rows: tuple[int, ...], contexts: tuple[int, ...], verified: int = 16) -> tuple[Cell, ...]:
@@ -60,5 +60,5 @@ def grid(rows: tuple[int, ...], contexts: tuple[int, ...], verified: int = 16) -
 
 FULL = grid(KNOTS, CONTEXTS)
 QUICK = grid(QUICK_KNOTS, CONTEXTS, 8)
-HELD_OUT = grid((1, 3, 6, 12, 24, 48, 96), (192, 1024), 12)
+HELD_OUT = grid((1, 3, 6, 12, 24, 48, 96), (192, 800), 12)
 """Rows and contexts that no fit has seen."""

@@ -69,5 +69,5 @@ def _invalid(what: str, name: str, value: object, why: str = "") -> InvalidProfi
         f"{what}: {name} is {value!r}",
         why=why or "it must be a finite number of the right sign",
         effect="the profile was not used",
-        todo="measure again: outrider profile --save",
+        todo="measure again: outrider profile",
     )

@@ -10,9 +10,10 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 from outrider.engines import registry
-from outrider.errors import ConfigError, EngineMissing, OutriderError
+from outrider.errors import ConfigError, EngineMissing, InvalidProfile, OutriderError
 from outrider.models import graph as graphs
 from outrider.models.config import parse_config
 from outrider.partitioner.device import DeviceKind, DeviceProfile, Rate
@@ -43,8 +44,9 @@ WATTS: dict[DeviceKind, tuple[float, float]] = {
 """Idle, and beyond it while one engine computes: estimates of the class, until power readers
 say better. Orders of magnitude as in docs/profiles.md."""
 
-PROBE_FORM = Form(512, 1408, 2, 8, 4)
-PROBE = (Cell(1, 32), Cell(32, 32))
+PROBE_FORM = Form(512, 1408, 4, 8, 4)
+PROBE = (Cell(1, 192), Cell(48, 192))
+"""The reference passes. Each plan measures them, and never fits to them."""
 PROBE_S = 0.5
 
 
@@ -58,21 +60,24 @@ class Plan:
     checked: tuple[Cell, ...]
     budget_s: float
     """Of one model on one engine, after loading."""
+    precisions: Literal["usual", "all"] = "all"
+    """Of an engine that is not asked for with one: the first of `PRECISIONS`, or each."""
 
 
 FULL = Plan(
-    fitted=(Form(256, 704, 4, 4, 2), Form(512, 1408, 6, 8, 4), Form(1024, 2816, 4, 16, 8)),
-    held_out=(Form(768, 2048, 5, 12, 4), Form(512, 1408, 12, 8, 4)),
+    fitted=(Form(256, 704, 10, 4, 2), Form(512, 1408, 3, 8, 4), Form(1024, 2816, 4, 16, 8)),
+    held_out=(PROBE_FORM, Form(768, 2048, 5, 12, 4)),
     cells=grids.FULL,
     checked=grids.HELD_OUT,
     budget_s=4.0,
 )
 QUICK = Plan(
-    fitted=(Form(256, 704, 3, 4, 2), Form(768, 2048, 4, 12, 4)),
-    held_out=(Form(512, 1408, 4, 8, 4),),
+    fitted=(Form(256, 704, 8, 4, 2), Form(1024, 2816, 2, 16, 8)),
+    held_out=(PROBE_FORM,),
     cells=grids.QUICK,
-    checked=grids.grid((1, 3, 12, 48), (128,), 4),
+    checked=grids.grid((1, 3, 12, 48), (192,), 4),
     budget_s=0.4,
+    precisions="usual",
 )
 
 
@@ -142,7 +147,7 @@ def _measured(
     found: list[Measured] = []
     missing: dict[str, str] = {}
     forms = {form: synthetic.write(form, folder) for form in (*plan.fitted, *plan.held_out)}
-    for kind in precisions(wanted):
+    for kind in precisions(wanted, plan.precisions):
         note(f"measuring {kind.engine} {kind.dtype}")
         try:
             found.append(one(kind, wanted, plan, forms, folder))
@@ -152,7 +157,7 @@ def _measured(
     return found, missing
 
 
-def precisions(wanted: Wanted) -> Iterator[Precision]:
+def precisions(wanted: Wanted, how: Literal["usual", "all"] = "all") -> Iterator[Precision]:
     """What is asked for; by default those of installed engines, without bfloat16 where the
     processor does not compute in it: there each row costs as much as the first."""
     installed = registry.installed()
@@ -160,7 +165,8 @@ def precisions(wanted: Wanted) -> Iterator[Precision]:
         engine, _, dtype = name.partition(":")
         if engine not in PRECISIONS:
             raise ConfigError(f"no engine {engine!r}", todo=f"one of {', '.join(PRECISIONS)}")
-        chosen = (dtype,) if dtype else PRECISIONS[engine]
+        known = PRECISIONS[engine]
+        chosen = (dtype,) if dtype else known[:1] if how == "usual" else known
         for one_dtype in chosen:
             if dtype or one_dtype != "bfloat16" or _computes_bfloat16(wanted.device):
                 yield Precision(engine, one_dtype, wanted.numerics)
@@ -204,7 +210,10 @@ def one(
         held = [o for form in plan.held_out for o in ask(child, form, plan.checked)]
     rate = fit.fit(kind, fitted)
     error = fit.geomean_error(fit.ratios(rate, held)) if held else None
-    return Measured(replace(rate, error=error), tuple(fitted), tuple(held), wanted.device)
+    times = {(o.graph.name, o.cell): o.seconds for o in held}
+    probes = tuple(times[PROBE_FORM.name, cell] for cell in PROBE)
+    rate = replace(rate, error=error, probe_s=probes)
+    return Measured(rate, tuple(fitted), tuple(held), wanted.device)
 
 
 def graph_of(form: Form) -> ModelGraph:
@@ -218,9 +227,16 @@ def probed(device: DeviceProfile, wanted: Wanted) -> float:
     """How much slower the device is now than its profile says, by one short probe.
 
     The rate that was measured with the least error is run; pauses of a throttle count, time in
-    the queue for a core does not.
+    the queue for a core does not. Raises InvalidProfile when no rate has a probe to compare with.
     """
-    rate = min(device.rates, key=lambda rate: rate.error or 0.0)
+    rates = [rate for rate in device.rates if rate.probe_s]
+    if not rates:
+        raise InvalidProfile(
+            f"device {device.name} has no measured rate",
+            effect="the slowdown is not known",
+            todo="measure the profile again: outrider profile",
+        )
+    rate = min(rates, key=lambda rate: rate.error or 0.0)
     with tempfile.TemporaryDirectory(prefix="outrider-probe-") as folder:
         model = synthetic.write(PROBE_FORM, Path(folder))
         job = Job(
@@ -238,6 +254,4 @@ def probed(device: DeviceProfile, wanted: Wanted) -> float:
             answer = child.ask(job)
     if answer.error:
         raise OutriderError(answer.error)
-    graph = graph_of(PROBE_FORM)
-    found = sorted(fit.slowdown(rate, graph, s.cell, s.seconds) for s in answer.samples)
-    return sum(found) / len(found)
+    return fit.slowdown(rate.probe_s, [sample.seconds for sample in answer.samples])

@@ -34,6 +34,8 @@ GAINS = (1.0, 0.85, 0.7, 0.55, 0.4, 0.3, 0.2, 0.15, 0.1)
 """Time of bytes from the cache over time of bytes from memory, as tried."""
 FREE = 1e18
 """Per second: what costs nothing, and can still stand in JSON."""
+CACHE_MODELS = 3
+"""With fewer a cache can not be told from a cost per layer."""
 WORTH = 0.9
 """A cache is believed in when it brings the error below this share of that without."""
 
@@ -146,6 +148,8 @@ def fit(kind: Precision, observed: Sequence[Observation]) -> Rate:
     plain, error = _fit(kind, observed, math.inf, 1.0)
     best, least = plain, error * WORTH
     sizes = sorted({_streamed(o.graph, kind) for o in observed})
+    if len(sizes) < CACHE_MODELS:
+        return plain
     for low, high in pairwise(sizes):
         for gain in GAINS[1:]:
             found, error = _fit(kind, observed, math.sqrt(low * high), gain)
@@ -309,14 +313,21 @@ def _inner(
 # --- throttled devices -------------------------------------------------------------------------
 
 
-def slowdown(rate: Rate, graph: ModelGraph, cell: Cell, seconds: float) -> float:
-    """From one short probe of a known pass: how much slower the device is than its profile.
+def slowdown(before: Sequence[float], now: Sequence[float]) -> float:
+    """Geometric mean of seconds now over seconds when profiled, of the same reference passes.
 
     Never below 1 / 2: a device that seems faster than that was profiled while it was busy.
     """
-    if not (math.isfinite(seconds) and seconds > 0):
-        raise InvalidProfile(f"a probe took {seconds} s", effect="the slowdown is not known")
-    return max(seconds / predicted(rate, graph, cell), 0.5)
+    if len(before) != len(now) or not now:
+        raise InvalidProfile(
+            f"{len(now)} probes stand against {len(before)} of the profile",
+            effect="the slowdown is not known",
+            todo="measure the profile again: outrider profile",
+        )
+    if not all(math.isfinite(t) and t > 0 for t in (*before, *now)):
+        raise InvalidProfile("a probe took no time", effect="the slowdown is not known")
+    logs = [math.log(b / a) for a, b in zip(before, now, strict=True)]
+    return max(math.exp(sum(logs) / len(logs)), 0.5)
 
 
 def curve(rate: Rate) -> str:

@@ -111,13 +111,20 @@ def quartile(times: Sequence[float]) -> float:
     return sorted(times)[(len(times) - 1) // 4]
 
 
-def sustained(engine: Engine, cell: Cell, *, span_s: float, watch: Watch) -> float:
-    """Seconds of a pass as it comes out over `span_s`: pauses that a throttle makes count."""
+def sustained(
+    engine: Engine, cells: Sequence[Cell], *, span_s: float, watch: Watch
+) -> tuple[Sample, ...]:
+    """Passes as they come out over `span_s` each: pauses that a throttle makes count."""
     bench = Bench(engine, watch)
-    bench.fill([cell.context])
+    bench.fill(sorted({cell.context for cell in cells}))
+    return tuple(_sustained(bench, cell, span_s) for cell in cells)
+
+
+def _sustained(bench: Bench, cell: Cell, span_s: float) -> Sample:
     bench.once(cell)
+    watch = bench.watch
     began, start, passes = watch.clock(), watch.now(), 0
     while passes < 3 or watch.clock() - began < span_s:
         bench.once(cell)
         passes += 1
-    return (watch.now() - start) / passes
+    return Sample(cell, (watch.now() - start) / passes, passes)

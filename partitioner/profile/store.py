@@ -15,7 +15,7 @@ from outrider.partitioner.profile.check import check_device, check_link
 from outrider.paths import state_dir, write_atomically
 
 SCHEMA = 1
-_TODO = "outrider profile --save"
+_TODO = "measure again: outrider profile"
 
 
 class SavedDevice(msgspec.Struct, frozen=True):

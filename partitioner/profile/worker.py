@@ -71,10 +71,7 @@ def _samples(engine: Engine, job: Job) -> tuple[Sample, ...]:
     watch = Watch(time.perf_counter)
     if job.cells:
         return measure(engine, job.cells, budget_s=job.budget_s, watch=watch)
-    return tuple(
-        Sample(cell, sustained(engine, cell, span_s=job.span_s, watch=watch), 1)
-        for cell in job.probes
-    )
+    return sustained(engine, job.probes, span_s=job.span_s, watch=watch)
 
 
 def _spec(job: Job) -> EngineSpec:
