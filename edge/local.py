@@ -18,11 +18,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import outrider
 from outrider.edge.link import Link
 from outrider.options import Address, EdgeOptions
 from outrider.protocol import bus, events
-from outrider.testing import tether
 
+TETHER = Path(outrider.__file__).parent / "testing" / "tether.py"
+"""A program that the child runs in first: the kernel then ends it with this process."""
 COMMAND = (sys.executable, "-c", "from outrider.cli import main; main()", "cloud")
 LOOK_S = 0.05
 """Between two looks for the file that says that it serves."""
@@ -77,7 +79,7 @@ class LocalCommitter:
     async def _spawn(self, note: Path) -> asyncio.subprocess.Process:
         options = self.options
         return await asyncio.create_subprocess_exec(
-            *(sys.executable, "-I", "-S", tether.__file__, str(os.getpid()), "0"),
+            *(sys.executable, "-I", "-S", str(TETHER), str(os.getpid()), "0"),
             *self.command,
             *("--listen", "127.0.0.1:0", "--ready-file", str(note)),
             *("--model", options.split, "--workers", ",".join(map(str, options.workers))),
