@@ -10,7 +10,14 @@ from typing import Any
 
 import msgspec
 
-from outrider.errors import InvalidRequest, OutriderError, Overloaded, by_code
+from outrider.errors import (
+    InvalidRequest,
+    OutriderError,
+    Overloaded,
+    StageLost,
+    Unplannable,
+    by_code,
+)
 from outrider.protocol.stream import Done
 
 RETRY_S = 1.0
@@ -19,7 +26,8 @@ MOST_RETRY_S = 86400.0
 
 
 def to_parts(error: OutriderError) -> dict[str, Any]:
-    """`code`, `what`, `why`, `effect`, `todo`; `param` and `retry_after_s` where there are."""
+    """`code`, `what`, `why`, `effect`, `todo`; `param`, `retry_after_s`, `device`,
+    `constraint` and `nearest` where there are."""
     parts: dict[str, Any] = {
         "code": error.code,
         "what": error.what,
@@ -31,7 +39,16 @@ def to_parts(error: OutriderError) -> dict[str, Any]:
         parts["param"] = error.param
     if isinstance(error, Overloaded):
         parts["retry_after_s"] = error.retry_after_s
+    for name in _TEXTS.get(type(error), ()):
+        parts[name] = getattr(error, name)
     return parts
+
+
+_TEXTS: dict[type[OutriderError], tuple[str, ...]] = {
+    StageLost: ("device",),
+    Unplannable: ("constraint", "nearest"),
+}
+"""What some classes say beyond the texts that all have."""
 
 
 def from_parts(parts: Mapping[str, Any]) -> OutriderError:
@@ -53,6 +70,8 @@ def from_parts(parts: Mapping[str, Any]) -> OutriderError:
         error.retry_after_s = RETRY_S
         if isinstance(wait, int | float) and 0 <= wait <= MOST_RETRY_S:
             error.retry_after_s = float(wait)
+    for name in _TEXTS.get(kind, ()):
+        setattr(error, name, _text(parts, name))
     return error
 
 

@@ -155,7 +155,8 @@ def typed(work: Callable[[], T]) -> T:
 
 
 class Post:
-    """A stage and its thread. `emit` is called in that thread with whatever comes out.
+    """A stage and its thread. `emit` is called in that thread with whatever comes out, and
+    raises nothing.
 
     Native libraries may bind to the thread that loads them, so the stage is made there too.
     """
@@ -163,16 +164,18 @@ class Post:
     def __init__(self, build: Callable[[], Stage], processor: Processor, name: str) -> None:
         self.processor = processor
         self._queue: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._over = False
         self._thread = threading.Thread(target=self._work, name=f"stage {name}", daemon=True)
         self._thread.start()
         self._stage = self._call(lambda: typed(build))
 
     def ready(self) -> StageInfo:
-        """Wait until the stage is loaded; raises what loading it raised."""
+        """Wait until the stage is loaded; raises what loading it raised, and then it is over."""
         try:
             return self._stage.result().info
         except BaseException:
-            self._queue.put(None)
+            self.shutdown()
             raise
 
     @property
@@ -185,7 +188,7 @@ class Post:
 
     def put(self, orders: Orders, op: StageOp, emit: Callable[[Given], None]) -> None:
         """Do it after what was put before."""
-        self._queue.put(lambda: emit(orders.do(op)))
+        self._add(lambda: emit(orders.do(op)))
 
     def release(self, orders: Orders) -> Future[None]:
         """Close what a chain left open; done when nothing of it is under way. Passes that
@@ -195,13 +198,23 @@ class Post:
 
     def shutdown(self) -> None:
         """Free the stage after what was put before, and end the thread; waits for it."""
-        self._queue.put(self._free)
-        self._queue.put(None)
+        with self._lock:
+            if not self._over:
+                self._over = True
+                self._queue.put(self._free)
+                self._queue.put(None)
         self._thread.join()
 
     def _free(self) -> None:
         if self._stage.exception() is None:
             self._stage.result().shutdown()
+
+    def _add(self, work: Callable[[], None]) -> bool:
+        """False once it is over."""
+        with self._lock:
+            if not self._over:
+                self._queue.put(work)
+            return not self._over
 
     def _call(self, work: Callable[[], T]) -> Future[T]:
         future: Future[T] = Future()
@@ -212,7 +225,8 @@ class Post:
             except BaseException as error:  # noqa: BLE001 - it is raised where it is waited for
                 future.set_exception(error)
 
-        self._queue.put(call)
+        if not self._add(call):
+            future.set_exception(EngineFailed("the stage was freed", effect="nothing was done"))
         return future
 
     def _work(self) -> None:

@@ -134,7 +134,7 @@ class RemoteChain:
         window: int,
     ) -> None:
         self._credentials = credentials
-        self._codec = codec
+        self._codec: ActivationCodec = codec
         self._direct = direct
         self._window = window
         self._pipeline = secrets.token_bytes(PIPELINE_BYTES)
@@ -357,7 +357,7 @@ class RemoteChain:
         match message:
             case Passed() if self._ledger.passed(message):
                 self._settled()
-            case Failed() if self._ledger.failed(message.number, message.error):
+            case Failed() if self._failed(message):
                 self._settled()
             case Forward() if member.index + 1 < len(self._members) and not member.direct:
                 self._members[member.index + 1].send(message.op)
@@ -369,6 +369,12 @@ class RemoteChain:
                 member.attached.set_result(message)
             case _:
                 raise RemoteProtocolError("a worker said what does not belong there")
+
+    def _failed(self, message: Failed) -> bool:
+        """Whether it may be: that a device was lost is for the coordinator to say."""
+        return not isinstance(message.error, LinkError) and self._ledger.failed(
+            message.number, message.error
+        )
 
     def _lose(self, member: _Member, error: OutriderError) -> None:
         """The first that is lost is the one to blame; what follows is its effect."""

@@ -129,7 +129,11 @@ class Seat:
 
     def _emit(self, given: Given) -> None:
         """In the stage's thread, which also turns it into bytes."""
-        data = self._encoded(given)
+        try:
+            data = self._encoded(given)
+        except OutriderError as error:
+            given = Failed(getattr(given, "number", 0), error)
+            data = stage_codec.encode_down(given)
         # The loop is closed when the worker ends while a pass is under way.
         with suppress(RuntimeError):
             self.loop.call_soon_threadsafe(self._deliver, given, data)

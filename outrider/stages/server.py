@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -198,7 +199,9 @@ class Worker:
     async def _free(self, seat: Seat) -> None:
         released = seat.leave()
         if released is not None:
-            await asyncio.wrap_future(released)
+            # A stage that was freed meanwhile holds nothing either.
+            with suppress(OutriderError):
+                await asyncio.wrap_future(released)
         self.shelf.give_back(seat.held)
 
     # --- orders --------------------------------------------------------------------------------

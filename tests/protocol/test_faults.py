@@ -30,6 +30,10 @@ def made(kind: type[OutriderError]) -> OutriderError:
         return kind("full", retry_after_s=2.5, why="many", effect="none", todo="wait")
     if issubclass(kind, errors.InvalidRequest):
         return kind("bad", param="top_p", why="it is", effect="none", todo="fix it")
+    if issubclass(kind, errors.Unplannable):
+        return kind("no", constraint="memory >= 2 GiB", nearest="1 GiB", todo="add a device")
+    if issubclass(kind, errors.StageLost):
+        return kind("gone", device="phone", why="silent", effect="none", todo="plan anew")
     return kind("bad", why="it is", effect="none", todo="fix it")
 
 

@@ -599,3 +599,15 @@ def test_beyond_loopback_nothing_goes_in_the_clear() -> None:
     for call in (lambda: joined("192.0.2.1:5"), lambda: look(WorkerAt("192.0.2.1:5"))):
         with pytest.raises(ConfigError, match="needs TLS"):
             call()
+
+
+def test_a_worker_does_not_say_who_was_lost(place: Town) -> None:
+    from outrider.protocol.stages import Failed
+
+    address, _ = place.worker(shelf())
+    chain = joined(address)
+    chain.open(0)
+    ask(chain, 0, 0, (1,)).result(PATIENCE_S)
+    with pytest.raises(RemoteProtocolError):
+        chain._take(chain._members[0], Failed(2, StageLost("gone", device="somebody else")))
+    chain.shutdown()

@@ -12,10 +12,11 @@ import grpc
 import grpc.aio
 import pytest
 
-from outrider.engine import LayerRange, StageSpan
+from outrider.engine import LayerRange, Picked, StageSpan
 from outrider.errors import (
     AccessDenied,
     HandshakeRefused,
+    LocalProtocolError,
     ModelCorrupt,
     NotFound,
     OutriderError,
@@ -27,6 +28,7 @@ from outrider.protocol.stages import (
     Attached,
     Beat,
     CloseSlot,
+    Failed,
     OpenSlot,
     Pass,
     Passed,
@@ -65,6 +67,7 @@ class Caller:
 
     def __init__(self, address: str, key: str = "") -> None:
         options = (("grpc.max_send_message_length", -1),)
+        self.address = address
         self.channel = grpc.insecure_channel(address, options=options)
         self.metadata = (("authorization", key),) if key else ()
 
@@ -345,11 +348,7 @@ def test_garbage_ends_the_stream_of_orders(place: Town, noise: bytes) -> None:
     with pytest.raises(RemoteProtocolError):
         list(caller.relay(OPEN, noise))
     # Whoever attached decides what follows; the worker itself goes on.
-    assert worker.seats and look(WorkerAt(_address(place, worker))).loaded
-
-
-def _address(place: Town, worker: Worker) -> str:
-    return place.worker(worker.shelf)[0]
+    assert worker.seats and look(WorkerAt(caller.address)).loaded
 
 
 def test_garbage_activations_fail_the_pass_alone(place: Town) -> None:
@@ -376,6 +375,23 @@ def test_a_message_that_is_too_large(place: Town, monkeypatch: pytest.MonkeyPatc
     failed: Any = found.value
     assert failed.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert worker.seats
+
+
+def test_a_result_that_can_not_be_sent_fails_its_pass_alone(place: Town) -> None:
+    def prepare(stage: Any) -> None:
+        run = stage.run
+        wrong = [Picked((-1,))]
+        stage.run = lambda spans: wrong if spans[0].tokens == (9,) else run(spans)
+
+    caller, _ = working(place, factory=Factory(prepare=prepare))
+    caller.load()
+    down = caller.run(UP)
+    assert next(down) == Attached(True)
+    orders = caller.relay(OPEN, op(1, 9), op(2, 5))
+    assert next(orders) == 0
+    first, second = (next(m for m in down if not isinstance(m, Beat)) for _ in range(2))
+    assert isinstance(first, Failed) and isinstance(first.error, LocalProtocolError)
+    assert isinstance(second, Passed)
 
 
 def test_passes_that_wait_are_bounded(place: Town) -> None:

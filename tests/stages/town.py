@@ -167,9 +167,18 @@ class Town:
 
     def close(self) -> None:
         self.do(self._stack.aclose())
+        self.do(_end_tasks())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(PATIENCE_S)
         self._loop.close()
+
+
+async def _end_tasks() -> None:
+    """What handlers of calls that broke have left to do."""
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in left:
+        task.cancel()
+    await asyncio.gather(*left, return_exceptions=True)
 
 
 @contextmanager
