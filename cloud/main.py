@@ -96,7 +96,7 @@ async def _host(
         context=options.context,
         max_slots=options.max_slots,
         threads=options.threads,
-        options=_split(options) if options.workers else (),
+        options=_split(options) if options.workers else _budget(options),
     )
     began = time.monotonic()
     engine = await EngineProcess.start(spec)
@@ -119,6 +119,10 @@ async def _host(
     stack.callback(task.cancel)
     publish(_loaded(model, engine.info, (time.monotonic() - began) * 1e3))
     return host
+
+
+def _budget(options: CloudOptions) -> tuple[tuple[str, str], ...]:
+    return (("memory", options.memory),) if options.memory else ()
 
 
 def _split(options: CloudOptions) -> tuple[tuple[str, str], ...]:

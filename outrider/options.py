@@ -88,6 +88,8 @@ class CloudOptions:
     """`plain` gives up identity for speed; sessions that require exactness are refused."""
     threads: int | None = None
     """CPU threads of each engine; None leaves it to the engine."""
+    memory: str = ""
+    """For weights and KV, such as `2G`: what does not fit lies on disk; empty for no limit."""
     max_slots: int = 32
     """Answers computed at a time, per model."""
     context: int | None = None

@@ -35,9 +35,15 @@ class Tiers:
     counts no bytes of its own."""
     read_bytes_per_s: float
     write_bytes_per_s: float
+    reserved_bytes: int = 0
+    """Of the RAM, for what is neither weights nor KV: activations."""
     accelerator_bytes: int = 0
     upload_bytes_per_s: float = float("inf")
     """From RAM to the accelerator."""
+
+    @property
+    def room(self) -> int:
+        return self.ram_bytes - self.reserved_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +143,7 @@ def layerwise(graph: ModelGraph, tiers: Tiers, work: OffloadWork) -> OffloadPoli
     fitting = [
         replace(policy, batch=batch)
         for batch in range(1, work.sequences + 1)
-        if memory_bytes(graph, work, replace(policy, batch=batch)) <= tiers.ram_bytes
+        if memory_bytes(graph, work, replace(policy, batch=batch)) <= tiers.room
     ]
     if not fitting:
         raise _too_small(tiers, memory_bytes(graph, work, policy))
@@ -182,13 +188,13 @@ def _filled(
     on_card = _packed(graph, order, tiers.accelerator_bytes) if tiers.accelerator_bytes else ()
     policy = replace(policy, resident=tuple(sorted(on_card)))
     outside = sum(graph.units[i].weight_bytes for i in on_card)
-    if memory_bytes(graph, work, policy) - outside > tiers.ram_bytes:
+    if memory_bytes(graph, work, policy) - outside > tiers.room:
         return None
     for i in order:
         if i in on_card:
             continue
         more = _with(policy, i, tiers)
-        if memory_bytes(graph, work, more) - outside <= tiers.ram_bytes:
+        if memory_bytes(graph, work, more) - outside <= tiers.room:
             policy = more
     return policy
 
@@ -214,8 +220,10 @@ def _packed(graph: ModelGraph, order: Sequence[int], room: int) -> tuple[int, ..
 
 
 def _too_small(tiers: Tiers, least: int) -> Unplannable:
+    """`least`: bytes of the smallest policy, what is reserved left out."""
+    nearest = least + tiers.reserved_bytes
     return Unplannable(
-        f"the model does not run in {tiers.ram_bytes} bytes",
-        constraint=f"memory of {tiers.ram_bytes} bytes",
-        nearest=f"a memory of {least} bytes",
+        f"the model does not run in {tiers.ram_bytes / 1e6:.1f} MB",
+        constraint=f"a memory of {tiers.ram_bytes} bytes",
+        nearest=f"a memory of {nearest} bytes ({nearest / 1e6:.1f} MB)",
     )

@@ -39,6 +39,7 @@ def cloud(
     dtype: str = CLOUD.dtype,
     numerics: Literal["exact", "plain"] = CLOUD.numerics,
     threads: int | None = None,
+    memory: str = CLOUD.memory,
     max_slots: int = CLOUD.max_slots,
     context: int | None = None,
     trigger: str = CLOUD.trigger,
@@ -68,6 +69,7 @@ def cloud(
         dtype: auto, or what the engine computes in, such as float32 or bfloat16.
         numerics: exact keeps the text the same in any company; plain is the engine's fastest.
         threads: CPU threads of each engine.
+        memory: Such as 2G: weights and KV keep to it, the rest lies on disk (torch engine).
         max_slots: Answers computed at a time, per model.
         context: Tokens of an answer with its prompt; by default what the model was made for.
         trigger: free, wait:MS, or auto: whether a pass waits for hints.
@@ -94,6 +96,7 @@ def cloud(
         dtype=dtype,
         numerics=numerics,
         threads=threads,
+        memory=memory,
         max_slots=max_slots,
         context=context,
         trigger=trigger,

@@ -32,7 +32,7 @@ def graph(layers: int = 8, layer: int = 10 * MB, head: int = 12 * MB, kv: int = 
 
 
 def tiers(memory: int, accelerator: int = 0) -> Tiers:
-    return Tiers(memory, 500e6, 250e6, accelerator, 8e9)
+    return Tiers(memory, 500e6, 250e6, 0, accelerator, 8e9)
 
 
 @settings(max_examples=60, deadline=None)

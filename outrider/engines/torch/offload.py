@@ -409,10 +409,9 @@ def budget_of(spec: EngineSpec) -> Budget | None:
 
 
 def choose(
-    graph: ModelGraph, budget: Budget, work: OffloadWork, speed: float, row_s: float
+    graph: ModelGraph, tiers: Tiers, policy: str, work: OffloadWork, row_s: float
 ) -> OffloadPolicy:
     """Raises Unplannable when the budget holds nothing that runs."""
-    tiers = Tiers(budget.ram_bytes, speed, speed / 2, budget.accelerator_bytes)
-    if budget.policy == "layerwise":
+    if policy == "layerwise":
         return offload.layerwise(graph, tiers, work)
     return offload.search(graph, tiers, work, row_s)[0]

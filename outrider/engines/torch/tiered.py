@@ -34,7 +34,7 @@ from outrider.models.config import ModelConfig
 from outrider.models.source import ModelFiles, cache_dir
 from outrider.models.weights import expected
 from outrider.partitioner.graph import ModelGraph
-from outrider.partitioner.offload import SPARE, OffloadPolicy, OffloadWork, streamed_units
+from outrider.partitioner.offload import SPARE, OffloadPolicy, OffloadWork, Tiers, streamed_units
 
 MOST_ROWS = 160
 """Rows of a pass: the activations of more would take the room of a layer. The probe's largest
@@ -104,9 +104,9 @@ def build(
     speed, row_s = measure(path, index, dtype, time.perf_counter)
     rows = min(spec.max_rows, MOST_ROWS)
     taken = workspace_bytes(config, rows) + wide_bytes(index, dtype)
-    left = replace(budget, ram_bytes=budget.ram_bytes - taken)
+    tiers = Tiers(budget.ram_bytes, speed, speed / 2, taken, budget.accelerator_bytes)
     work = OffloadWork(spec.max_slots, capacity(context))
-    policy = choose(graph, left, work, speed, row_s)
+    policy = choose(graph, tiers, budget.policy, work, row_s)
     if device.type != "cpu" and policy.kv == "disk":
         raise ConfigError(
             "KV does not lie on disk beside an accelerator",
