@@ -21,16 +21,20 @@ class StepCost:
         self._rule = rule
         self._fade = fade
         self._knots: dict[int, float] = {}
+        self._points: list[tuple[int, float]] = []
+        """Knots in order, never falling; made anew at the first question after a note. A pass
+        asks dozens of times, and there may be hundreds of knots."""
 
     def note(self, rows: int, ms: float) -> None:
         at = self._rule.padded(rows)
         old = self._knots.get(at)
         self._knots[at] = ms if old is None else old * self._fade + ms * (1 - self._fade)
+        self._points = []
 
     def ms(self, rows: int) -> float:
         """Estimate for a pass that is asked for `rows` rows; 0 when nothing was seen yet."""
         at = self._rule.padded(rows)
-        points = list(_rising(sorted(self._knots.items())))
+        points = self._points = self._points or list(_rising(sorted(self._knots.items())))
         if not points:
             return 0.0
         place = bisect_left(points, (at, -1.0))
