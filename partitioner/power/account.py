@@ -380,7 +380,9 @@ def pass_shares(step_s: float, common_s: float, rows: Sequence[int]) -> list[flo
     return [each + ((step_s - common_s) * (own - 1) / further if further else 0.0) for own in rows]
 
 
+ORDER: tuple[EnergyKind, ...] = ("none", "measured", "estimated")
+
+
 def worst(a: EnergyKind, b: EnergyKind) -> EnergyKind:
     """An estimate in a sum makes the sum one."""
-    order: tuple[EnergyKind, ...] = ("none", "measured", "estimated")
-    return max(a, b, key=order.index)
+    return a if ORDER.index(a) >= ORDER.index(b) else b
