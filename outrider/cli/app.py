@@ -36,6 +36,7 @@ VERBS = {
     "status": ("look:status", "What the daemon does now."),
     "power": ("power:power", "What the machine draws, what is left, and what tokens cost."),
     "models": ("look:models", "Models that can be asked for by name."),
+    "export": ("export:export", "Write layers of a model as ONNX, for a CPU or an NPU."),
     "fit": (
         "measure:fit",
         "Measure whether a draft suits a target, before anything is deployed.",

@@ -17,6 +17,7 @@ from outrider.engine import EngineSpec, LayerRange, Stage
 from outrider.engines import registry
 from outrider.errors import ConfigError, EngineMissing
 from outrider.models.config import ModelConfig
+from outrider.models.stage_notes import StageNotes
 from outrider.models.weights import Shape, expected
 
 _TEXT = re.compile(r"(\d*):(\d*)((?:-embedding|-head)*)")
@@ -64,6 +65,17 @@ def _refused(text: str, why: str) -> ConfigError:
         effect="no stage was built",
         todo="write A:B, decoder layers A up to B, like 0:12; see docs/stages.md",
     )
+
+
+def check_layers(name: str, notes: StageNotes, wanted: LayerRange) -> None:
+    """Raises ConfigError where an exported file does not hold the layers that are wanted."""
+    if notes.layers != wanted:
+        raise ConfigError(
+            f"{name} holds layers {show(notes.layers, notes.model_layers)}",
+            why=f"layers {show(wanted, notes.model_layers)} were asked for",
+            effect="no stage was built",
+            todo="export those layers, or ask for the file's own",
+        )
 
 
 def parse(text: str, model_layers: int) -> LayerRange:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Self
 
 import onnx
 from onnx import helper
@@ -25,43 +26,72 @@ from outrider.models.stage_notes import StageNotes
 Ports = list[onnx.ValueInfoProto]
 
 
-def write(path: Path, graph: Graph, inputs: Ports, outputs: Ports, notes: StageNotes) -> None:
-    """The bytes are a function of the arguments alone. Large weights go to `path` + `.data`."""
+class DataFile:
+    """Weights beside one or several graphs; equal ones stand once, each at a page."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._stream = path.open("wb")
+        self._places: dict[bytes, tuple[int, int]] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stream.close()
+
+    def place(self, data: Array) -> tuple[int, int]:
+        """Offset and length."""
+        raw = data.tobytes()
+        key = hashlib.sha256(raw).digest()
+        if key not in self._places:
+            self._stream.seek(-self._stream.tell() % PAGE, 1)
+            self._places[key] = (self._stream.tell(), len(raw))
+            self._stream.write(raw)
+        return self._places[key]
+
+
+def write(
+    path: Path,
+    graph: Graph,
+    inputs: Ports,
+    outputs: Ports,
+    notes: StageNotes,
+    data: DataFile | None = None,
+) -> None:
+    """The bytes are a function of the arguments alone. Weights stand in `data`; without it in the
+    file, or where they are too large for one in `path` + `.data`."""
     model = helper.make_model(
         helper.make_graph(graph.nodes, "stage", inputs, outputs),
         producer_name="outrider",
         ir_version=IR_VERSION,
-        opset_imports=[helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, 1)],
+        opset_imports=_opsets(graph),
     )
     helper.set_model_props(model, {STAGE: notes.text()})
-    if sum(data.nbytes for _, data, _ in graph.weights) < EXTERNAL_FROM:
-        _place_inside(model, graph.weights)
+    if data is not None:
+        _place(model, graph.weights, data)
+    elif sum(array.nbytes for _, array, _ in graph.weights) < EXTERNAL_FROM:
+        _place(model, graph.weights, None)
     else:
-        _place_beside(model, graph.weights, path.with_name(path.name + ".data"))
+        with DataFile(path.with_name(path.name + ".data")) as beside:
+            _place(model, graph.weights, beside)
     path.write_bytes(model.SerializeToString(deterministic=True))
 
 
-def _place_inside(model: onnx.ModelProto, weights: Sequence[Weight]) -> None:
-    for name, data, kind in weights:
-        tensor = model.graph.initializer.add(name=name, data_type=kind, dims=data.shape)
-        tensor.raw_data = data.tobytes()
+def _opsets(graph: Graph) -> list[onnx.OperatorSetIdProto]:
+    domains = sorted({node.domain for node in graph.nodes} | {""})
+    versions = {"": OPSET, MICROSOFT: 1}
+    return [helper.make_opsetid(domain, versions[domain]) for domain in domains]
 
 
-def _place_beside(model: onnx.ModelProto, weights: Sequence[Weight], path: Path) -> None:
-    with path.open("wb") as stream:
-        for name, data, kind in weights:
-            tensor = model.graph.initializer.add(name=name, data_type=kind, dims=data.shape)
-            if data.nbytes < PAGE:
-                tensor.raw_data = data.tobytes()
-            else:
-                _place(tensor, stream, data)
-
-
-def _place(tensor: onnx.TensorProto, stream: BinaryIO, data: Array) -> None:
-    """The tensor's bytes at the next page."""
-    stream.seek(-stream.tell() % PAGE, 1)
-    place = {"location": Path(stream.name).name, "offset": stream.tell(), "length": data.nbytes}
-    tensor.data_location = onnx.TensorProto.EXTERNAL
-    for key, value in place.items():
-        tensor.external_data.add(key=key, value=str(value))
-    data.tofile(stream)
+def _place(model: onnx.ModelProto, weights: Sequence[Weight], data: DataFile | None) -> None:
+    for name, array, kind in weights:
+        tensor = model.graph.initializer.add(name=name, data_type=kind, dims=array.shape)
+        if data is None or array.nbytes < PAGE:
+            tensor.raw_data = array.tobytes()
+            continue
+        offset, length = data.place(array)
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        fields = {"location": data.path.name, "offset": offset, "length": length}
+        for key, value in fields.items():
+            tensor.external_data.add(key=key, value=str(value))

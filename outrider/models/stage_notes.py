@@ -52,6 +52,8 @@ class StageNotes:
     """RoPE, radians a position, head_dim / 2 of them."""
     chunk: int = 0
     """Rows of a fixed graph; 0 where they are free."""
+    window: int = 0
+    """Of a fixed graph: tokens that layers with a window see; 0 where none has one."""
 
     @property
     def layers(self) -> LayerRange:

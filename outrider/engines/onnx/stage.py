@@ -9,17 +9,18 @@ from pathlib import Path
 import numpy as np
 
 from outrider.engine import EngineSpec, LayerRange, Picked, RowRule, StageInfo, StageSpan
-from outrider.engines.onnx import class_stem, probe, threads_for
+from outrider.engines.onnx import class_stem, probe, static, threads_for
 from outrider.engines.onnx.decoder import Call
 from outrider.engines.onnx.files import PRECISIONS, kept
 from outrider.engines.onnx.provider import choose
 from outrider.engines.onnx.session import Floats, Given, StageSession, opened
 from outrider.engines.slots import pick
 from outrider.engines.stage import BaseStage, Result, answering
-from outrider.engines.stages import check_range, show
+from outrider.engines.stages import check_layers, check_range, show
 from outrider.errors import ConfigError, ModelUnsupported
 from outrider.models.check import check_onnx
 from outrider.models.config import load_config
+from outrider.models.npu_export import files_at
 from outrider.models.source import ModelFiles, resolve
 from outrider.models.stage_export import export_stage
 from outrider.models.stage_notes import STAGE_FORMAT, StageNotes
@@ -30,12 +31,14 @@ RECHECK_EVERY = 1000
 """Passes between two re-checks of an exact stage."""
 
 
-def build(spec: EngineSpec, layers: LayerRange) -> OnnxStage:
+def build(spec: EngineSpec, layers: LayerRange) -> BaseStage:
     """`spec.model`: a folder, exported to the cache folder at first use, or a file that
-    `outrider export` wrote. dtype: float32, int8, int4 (of a folder); no options."""
+    `outrider export` wrote, for either target. dtype: float32, int8, int4 (of a folder)."""
     if spec.options:
         raise ConfigError(f"the onnx engine has no option {spec.options[0][0]!r}")
     files = resolve(spec.model)
+    if files.kind == "onnx" and files_at(files.path).decode.is_file():
+        return static.build(spec, layers, files.path)
     path = files.path if files.kind == "onnx" else _exported(files, layers, spec)
     check_onnx(path)
     provider = choose(spec.device)
@@ -72,17 +75,11 @@ def _exported(files: ModelFiles, layers: LayerRange, spec: EngineSpec) -> Path:
 def _check_notes(path: Path, notes: StageNotes, layers: LayerRange) -> None:
     if notes.target != "cpu":
         raise ModelUnsupported(
-            f"{path.name} has fixed sizes, for an NPU",
+            f"{path.name} has fixed sizes, and its graph for one row is not beside it",
             effect="no stage was built",
-            todo="export it with --target cpu, or run it as docs/stages.md tells",
+            todo=f"put {files_at(path).decode.name} there, or export with --target cpu",
         )
-    if notes.layers != layers:
-        raise ConfigError(
-            f"{path.name} holds layers {show(notes.layers, notes.model_layers)}",
-            why=f"layers {show(layers, notes.model_layers)} were asked for",
-            effect="no stage was built",
-            todo="export those layers, or ask for the file's own",
-        )
+    check_layers(path.name, notes, layers)
 
 
 def _context(spec: EngineSpec, notes: StageNotes) -> int:

@@ -59,7 +59,7 @@ class Part(Layers):
             maker(kind),
             layers.start,
         )
-        self.kind = kind
+        self.kind: Kind = kind
         self.embedding: Tensor | None = None
         self.norm: Tensor | None = None
         self.head: Linear | None = None

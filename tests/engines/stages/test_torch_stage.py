@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -190,6 +191,7 @@ def test_rows_that_came_over_a_wire_may_be_read_only(stage: Stage) -> None:
     assert hidden_of(stage.run([StageSpan(1, 10, 2, hidden=wire)])[0]).shape == (2, 256)
 
 
+HALF: Any = np.zeros((2, 256), np.float16)
 BAD_SPANS = {
     "another width": (
         StageSpan(1, 10, 2, hidden=np.zeros((2, 64), np.float32)),
@@ -197,7 +199,7 @@ BAD_SPANS = {
     ),
     "another count": (StageSpan(1, 10, 3, hidden=rows(2)), LocalProtocolError),
     "another dtype": (
-        StageSpan(1, 10, 2, hidden=np.zeros((2, 256), np.float16)),
+        StageSpan(1, 10, 2, hidden=HALF),
         LocalProtocolError,
     ),
     "no hidden": (StageSpan(1, 10, 2, tokens=(1, 2)), LocalProtocolError),
