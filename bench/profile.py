@@ -3,8 +3,8 @@
 Per engine and precision a rate is fitted to synthetic models of three shapes, then asked for
 other shapes (the bundled target among them), other row counts and other contexts, and for the
 same while the device is throttled: the measuring process is stopped and let go in turns, as
-`intel_powerclamp` injects idle time into a hot package. How much it is throttled is found by a
-probe of two reference passes, never told. An error is max(a / b, b / a) - 1, and
+`intel_powerclamp` injects idle time into a hot package (Linux only). How much it is throttled is
+found by a probe of two reference passes, never told. An error is max(a / b, b / a) - 1, and
 `geomean_error` is the geometric mean of a / b over all of these cells, less 1.
 
 `reg_over_roofline`: squared log error of the calibrated model over that of the roofline alone,
@@ -23,6 +23,7 @@ import signal
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -259,15 +260,17 @@ def ask(child: Child, job: Job) -> tuple[Any, ...]:
 
 @contextmanager
 def throttle(pid: int, duty: float) -> Iterator[None]:
-    """Lets a process run for `duty` of each period."""
+    """Lets a process run for `duty` of the time: stopped in proportion to what it has computed,
+    so that others' load does not change how much it is throttled."""
     ended = threading.Event()
 
     def turn() -> None:
-        while not ended.is_set():
-            os.kill(pid, signal.SIGSTOP)
-            ended.wait(PERIOD_S * (1 - duty))
-            os.kill(pid, signal.SIGCONT)
-            ended.wait(PERIOD_S * duty)
+        owed, before = 0.0, computed_s(pid)
+        while not ended.wait(PERIOD_S * duty):
+            now = computed_s(pid)
+            owed, before = owed + (now - before) * (1 - duty) / duty, now
+            if owed > 0:
+                owed -= stopped_s(pid, owed, ended)
 
     thread = threading.Thread(target=turn, name="throttle")
     thread.start()
@@ -277,6 +280,20 @@ def throttle(pid: int, duty: float) -> Iterator[None]:
         ended.set()
         thread.join()
         os.kill(pid, signal.SIGCONT)
+
+
+def stopped_s(pid: int, seconds: float, ended: threading.Event) -> float:
+    """Stops a process for a while; for how long it really was."""
+    began = time.monotonic()
+    os.kill(pid, signal.SIGSTOP)
+    ended.wait(seconds)
+    os.kill(pid, signal.SIGCONT)
+    return time.monotonic() - began
+
+
+def computed_s(pid: int) -> float:
+    """Processor time of a process's main thread, where its engine computes."""
+    return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9
 
 
 # --- links -------------------------------------------------------------------------------------

@@ -141,7 +141,7 @@ def _wanted(
     from outrider.partitioner.profile.device import Wanted
 
     if threads < 1:
-        raise ConfigError(f"--threads must be at least 1, not {threads}")
+        raise ConfigError(f"--threads must be at least 1, not {threads}", todo="leave it away")
     engines = tuple(part for given in engine for part in given.split(",") if part)
     return Wanted(engines, numerics, device, threads, name, kind)
 

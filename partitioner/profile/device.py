@@ -146,8 +146,9 @@ def _measured(
 ) -> tuple[list[Measured], dict[str, str]]:
     found: list[Measured] = []
     missing: dict[str, str] = {}
+    kinds = list(precisions(wanted, plan.precisions))
     forms = {form: synthetic.write(form, folder) for form in (*plan.fitted, *plan.held_out)}
-    for kind in precisions(wanted, plan.precisions):
+    for kind in kinds:
         note(f"measuring {kind.engine} {kind.dtype}")
         try:
             found.append(one(kind, wanted, plan, forms, folder))

@@ -10,6 +10,7 @@ so that a disturbed measurement has little to say. No I/O, no clock.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -18,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from outrider.errors import InvalidProfile
-from outrider.partitioner.cost import item_bytes, row_factor, stage_s
+from outrider.partitioner.cost import item_bytes, stage_s, suited, unit_s
 from outrider.partitioner.device import DeviceProfile, Rate
 from outrider.partitioner.graph import ModelGraph
 from outrider.partitioner.profile.cells import Cell
@@ -207,21 +208,23 @@ def _features(one: Observation, rate: Rate, knots: Sequence[int]) -> Iterator[fl
     yield float(len(graph.units))
     yield sum(u.attention_flops * u.seen(cell.seen) for u in graph.units) * cell.rows
     yield sum(u.kv_bytes * u.seen(cell.seen) for u in graph.units) * rate.kv_scale
-    for knot in range(len(knots)):
-        yield _at_knot(graph, cell, rate, knots, knot)
+    # At a context of nothing attention is free.
+    bare = suited(graph, replace(rate, layer_s=0.0, rows=()))
+    layers = sum(unit_s(u, bare, cell.rows, 0) for u in graph.units if u.kind != "head")
+    head = sum(unit_s(u, bare, cell.head_rows, 0) for u in graph.units if u.kind == "head")
+    near, near_head = _nearness(knots, cell.rows), _nearness(knots, cell.head_rows)
+    yield from (a * layers + b * head for a, b in zip(near, near_head, strict=True))
 
 
-def _at_knot(graph: ModelGraph, cell: Cell, rate: Rate, knots: Sequence[int], knot: int) -> float:
-    """Roofline seconds of the products, weighted by how near the row count is to the knot."""
-    bare = replace(
-        rate,
-        pass_s=0.0,
-        layer_s=0.0,
-        rows=tuple((rows, float(i == knot)) for i, rows in enumerate(knots)),
-        attention_flops_per_s=FREE,
-        attention_bytes_per_s=FREE,
-    )
-    return predicted(bare, graph, cell)
+def _nearness(knots: Sequence[int], rows: int) -> list[float]:
+    """How much each knot says of a row count: the curve is linear between them."""
+    high = bisect_left(knots, rows)
+    if high == 0 or high == len(knots):
+        nearest = min(high, len(knots) - 1)
+        return [float(i == nearest) for i in range(len(knots))]
+    share = (rows - knots[high - 1]) / (knots[high] - knots[high - 1])
+    parts = {high - 1: 1.0 - share, high: share}
+    return [parts.get(i, 0.0) for i in range(len(knots))]
 
 
 def _applied(rate: Rate, knots: Sequence[int], found: Floats) -> Rate:
@@ -328,8 +331,3 @@ def slowdown(before: Sequence[float], now: Sequence[float]) -> float:
         raise InvalidProfile("a probe took no time", effect="the slowdown is not known")
     logs = [math.log(b / a) for a, b in zip(before, now, strict=True)]
     return max(math.exp(sum(logs) / len(logs)), 0.5)
-
-
-def curve(rate: Rate) -> str:
-    """The row curve for people."""
-    return ", ".join(f"{rows}: {row_factor(rate, rows):.2f}" for rows, _ in rate.rows)
