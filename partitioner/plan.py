@@ -32,6 +32,8 @@ class Workload:
     """Of one number of a hidden state on the wire."""
     prefill_chunk: int = 64
     """Rows of a prefill micro-batch."""
+    batch: int = 1
+    """Answers whose rows share a decode pass; at most `sequences`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,16 @@ class Constraints:
     stay: tuple[int, ...] = ()
     """Units that must not leave `Problem.home` (embedding and head at home is the U-shape)."""
     exclude: tuple[str, ...] = ()
+    """Devices that must have no part."""
     max_devices: int | None = None
+    include: tuple[str, ...] = ()
+    """Devices that must have a part."""
+    dtype: str | None = None
+    """The one precision of all stages, where the numeric class must not vary among them."""
+    dtype_loss: tuple[tuple[str, float], ...] = ()
+    """(dtype, quality that a unit loses at it), in any additive measure; absent means 0."""
+    max_loss: float | None = None
+    """Of the sum over units: mixed precisions within a quality budget."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +102,8 @@ class Estimate:
     dollars_per_mtoken: float
     hop_s: float
     """Of `tpot_s`, before division by tokens per pass: time on links."""
+    kv_s: float = 0.0
+    """KV on its way from the prefill's devices to the decode's, within `ttft_s`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,3 +135,7 @@ class Plan:
     """(device, why it has no part)."""
     reasons: tuple[str, ...] = ()
     schema: int = SCHEMA
+    gap: float | None = None
+    """Proven relative distance from the best; 0 is optimal, None means nothing is proven."""
+    prefill: tuple[StagePlan, ...] = ()
+    """Where the prompt is computed, where that is not `stages`; KV then moves to `stages`."""
