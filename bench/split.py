@@ -54,7 +54,7 @@ from outrider.protocol.stream import Done, Token
 from outrider.stages.chain import Chain
 from outrider.stages.engine import SplitEngine
 from outrider.stages.local import LocalChain
-from outrider.stages.replan import Layout, Member, by_speed, told
+from outrider.stages.replan import Chosen, Layout, told
 from outrider.testing.child import ChildSpec, ReadyFile
 from outrider.testing.inflate import inflate
 from outrider.testing.link import Link
@@ -66,8 +66,8 @@ SEED = 7
 TOKENS = 48
 SPEC = EngineSpec(MODEL, "torch", device="cpu", max_slots=4, max_rows=1024, threads=1)
 RTT_MS = 30.0
-SPEED = 0.25
-"""Of an emulated device: four of them ask for one core."""
+SPEED = 0.125
+"""Of an emulated device: four of them ask for half a core."""
 PREFILL = 768
 CONTROLS = 2
 """Rounds with a control beside them."""
@@ -296,17 +296,11 @@ class Noisy:
         return spoilt
 
 
-@dataclass(slots=True)
 class NoisyFleet:
     """Two stages in this process, the first of them noisy."""
 
-    layers: int = 6
-
-    def members(self, without: str = "") -> tuple[Member, ...]:
-        return (Member("a", self.layers), Member("b", self.layers))
-
-    def plan(self, members: Sequence[Member]) -> Layout:
-        return by_speed(members, self.layers)
+    def plan(self, without: str = "") -> Chosen:
+        return Chosen(told("0:3,3:6", ["a", "b"], 6))
 
     def chain(self, layout: Layout) -> Chain:
         first, second = (placed.layers for placed in layout)
@@ -322,7 +316,7 @@ class NoisyFleet:
 
 def noisy(given: Sequence[Case], expected: dict[Case, Answer]) -> float:
     counted = Counted()
-    engine = SplitEngine(NoisyFleet(), told("0:3,3:6", ["a", "b"], 6), clock=time.monotonic)
+    engine = SplitEngine(NoisyFleet(), None, clock=time.monotonic)
     compare(engine, given, expected, counted)
     engine.shutdown()
     return counted.share
@@ -354,7 +348,7 @@ class Filled:
 
 
 def pipelined(engine: SplitEngine, rounds: int) -> Filled:
-    for chunk in (PREFILL, 64, None):
+    for chunk in (192, 64):
         prefill_s(engine, chunk)
     one, many, again = [], [], []
     for number in range(rounds):
@@ -496,7 +490,7 @@ async def carried(
 async def killed(bed: Bed, workers: Sequence[Address], case: Case) -> tuple[Answer, Note]:
     """Of three devices the second is killed; the answer, and what was decided."""
     note("a device is killed in the middle of an answer")
-    engine = await asyncio.to_thread(split, workers[:3], "auto")
+    engine = await asyncio.to_thread(split, workers[:3], evenly(6, 3))
     child = bed.supervisor["b"]
 
     def at(count: int) -> None:
@@ -561,7 +555,7 @@ async def identity(found: Found, workers: Sequence[Address]) -> None:
 
 
 async def activations(found: Found, bed: Bed, workers: Sequence[Address]) -> None:
-    codes = await carried(bed, workers, found.plain, found.expected)
+    codes = await carried(bed, workers, found.plain[:6], found.expected)
     size = {code.codec: code for code in codes}
     int8, fp32, bf16 = (size[name] for name in ("int8", "fp32", "bf16"))
     found.counted.note(same=fp32.agreement == 1.0)
@@ -595,12 +589,30 @@ async def filling(found: Found, bed: Bed, rounds: int) -> None:
     engine = await asyncio.to_thread(split, slow, layers, "fp32", str(folder))
     done = await asyncio.to_thread(pipelined, engine, rounds)
     await asyncio.to_thread(engine.shutdown)
+    if rounds > CONTROLS:
+        await dealt(found, slow[:2], str(folder))
     await asyncio.gather(*(bed.supervisor[name].end() for name in ("p", "q", "r", "s")))
     found.figures |= done.ratio.flat("pipeline_ratio")
     found.controls["control_pipeline_ratio"] = done.control
     what = f"prefill of {PREFILL}, 4 devices at speed {SPEED}"
     found.cells.append({"what": f"{what}, one piece", "s": done.one_s})
     found.cells.append({"what": f"{what}, pieces of {done.rows} rows", "s": done.many_s})
+
+
+async def dealt(found: Found, slow: Sequence[Address], model: str) -> None:
+    """Two devices with two chunks of layers each, against one each."""
+    layers = LARGE["layers"]
+    took = {}
+    for chunks in (1, 2):
+        note(f"{chunks} chunks a device")
+        ranges = evenly(layers, 2 * chunks)
+        engine = await asyncio.to_thread(split, slow, ranges, "fp32", model)
+        runs = [await asyncio.to_thread(prefill_s, engine, chunk) for chunk in (96, 96)]
+        took[chunks] = min(runs)
+        what = f"prefill of {PREFILL}, 2 devices, {chunks} chunks of layers each, pieces of 96 rows"
+        found.cells.append({"what": what, "s": took[chunks]})
+        await asyncio.to_thread(engine.shutdown)
+    found.figures["chunks_ratio"] = took[1] / took[2]
 
 
 async def speaking(found: Found, bed: Bed, workers: Sequence[Address], *, quick: bool) -> None:
@@ -624,7 +636,7 @@ async def _measure(bed: Bed, *, quick: bool) -> Found:
     await killing(found, bed, workers)
     await speaking(found, bed, workers, quick=quick)
     await asyncio.gather(*(bed.supervisor[name].end() for name in ("a", "b", "c", "d", "cloud")))
-    await filling(found, bed, 2 if quick else 6)
+    await filling(found, bed, 2 if quick else 5)
     found.figures["identical_share"] = found.counted.share
     found.figures["unsplit_tokens_per_s"] = found.unsplit
     return found

@@ -40,10 +40,12 @@ from outrider.errors import (
 from outrider.protocol.activations import CODECS, ActivationCodec
 from outrider.stages.chain import Chain
 from outrider.stages.pipeline import Pipeline, run
-from outrider.stages.replan import AUTO, Fleet, Layout, check, describe, told
+from outrider.stages.replan import AUTO, Chosen, Fleet, Layout, check, describe, told
 
 TRIES = 8
 """Devices that may be lost within one call."""
+FULLER = 3
+"""How often a plan is made again because a device was fuller than planned."""
 NOTES = 32
 """Decisions that are remembered."""
 
@@ -70,7 +72,8 @@ class SplitEngine(BaseEngine):
         self._notes: deque[Note] = deque(maxlen=NOTES)
         self._noted = 0
         self._chain: Chain | None = None
-        self._layout, self._chain = self._joined(layout, None)
+        chosen, self._chain = self._joined(layout, None)
+        self._layout = chosen.layout
         infos = self._chain.infos
         self._pipeline = _pipeline(self._layout, infos, chunk)
         super().__init__(described(self._layout, infos, self._class(self._chain)))
@@ -161,7 +164,8 @@ class SplitEngine(BaseEngine):
         """
         began, old = self._clock(), self._layout
         self._break()
-        layout, chain = self._joined(None, lost)
+        chosen, chain = self._joined(None, lost)
+        layout = chosen.layout
         try:
             numeric_class = self._class(chain)
             self._pipeline = _pipeline(layout, chain.infos, self._chunk)
@@ -171,22 +175,26 @@ class SplitEngine(BaseEngine):
             raise
         self._chain, self._layout = chain, layout
         self._info = _within(described(layout, chain.infos, numeric_class), self._info)
-        self._note(old, lost, self._clock() - began)
+        self._note(old, chosen, lost, self._clock() - began)
 
-    def _joined(self, layout: Layout | None, lost: StageLost | None) -> tuple[Layout, Chain]:
+    def _joined(self, layout: Layout | None, lost: StageLost | None) -> tuple[Chosen, Chain]:
         """As told or as planned; a device that was fuller than planned is planned once more.
 
         Raises StageLost, EngineFailed (nobody holds the model), and at the start PlanError,
         EngineFull, HandshakeRefused, ModelError.
         """
         if layout is not None:
-            return layout, self._checked(layout)
-        try:
-            planned = self._planned(lost)
-            return planned, self._checked(planned)
-        except EngineFull:
-            planned = self._planned(lost)
-            return planned, self._checked(planned)
+            return Chosen(layout), self._checked(layout)
+        for _ in range(FULLER):
+            try:
+                return self._tried(lost)
+            except EngineFull:
+                continue
+        return self._tried(lost)
+
+    def _tried(self, lost: StageLost | None) -> tuple[Chosen, Chain]:
+        chosen = self._fleet.plan("" if lost is None else lost.device)
+        return chosen, self._checked(chosen.layout)
 
     def _checked(self, layout: Layout) -> Chain:
         chain = self._fleet.chain(layout)
@@ -196,9 +204,6 @@ class SplitEngine(BaseEngine):
             chain.shutdown()
             raise
         return chain
-
-    def _planned(self, lost: StageLost | None) -> Layout:
-        return self._fleet.plan(self._fleet.members("" if lost is None else lost.device))
 
     def _refill(self, chain: Chain) -> None:
         """Compute every slot's tokens again."""
@@ -217,7 +222,7 @@ class SplitEngine(BaseEngine):
             stems = [*stems, f"{self._codec} at {','.join(cuts)}"]
         return joined_class(stems, probe(chain))
 
-    def _note(self, old: Layout, lost: StageLost | None, seconds: float) -> None:
+    def _note(self, old: Layout, chosen: Chosen, lost: StageLost | None, seconds: float) -> None:
         self._noted += 1
         tokens = sum(len(slot.tokens) for slot in self._slots)
         reason = "the devices were looked for again" if lost is None else lost.what
@@ -226,10 +231,11 @@ class SplitEngine(BaseEngine):
                 number=self._noted,
                 what="placement",
                 old=describe(old),
-                new=describe(self._layout),
+                new=describe(chosen.layout),
                 reason=f"{reason}; {tokens} tokens of {len(self._slots)} slots were computed "
                 f"again in {seconds:.2f} s",
-                binding=f"{lost.device} is gone" if lost is not None and lost.device else "",
+                binding=chosen.binding,
+                runner_up=chosen.runner_up,
             )
         )
 
@@ -345,7 +351,7 @@ def build(spec: EngineSpec) -> SplitEngine:
     credentials = Credentials.read(
         given.get("workers_api_key", ""), Path(authority) if authority else None
     )
-    fleet = WorkerFleet.make(spec, workers, credentials, codec)
+    fleet = WorkerFleet.make(spec, workers, credentials, codec, time.monotonic)
     layers = given.get("layers", AUTO)
     return SplitEngine(
         fleet,

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 from outrider.engine import EngineSpec
-from outrider.errors import EngineFull, OutriderError, PlanError
+from outrider.errors import EngineFull, HandshakeRefused, OutriderError, PlanError
 from outrider.models import graph, source
-from outrider.partitioner.cost import item_bytes
 from outrider.partitioner.graph import ModelGraph
 from outrider.protocol.activations import ActivationCodec
 from outrider.protocol.stages import StageHost
 from outrider.stages.chain import Chain
 from outrider.stages.channel import Credentials
+from outrider.stages.planner import Demand, Member, choose, slowdowns
 from outrider.stages.remote import RemoteChain, WorkerAt, look
-from outrider.stages.replan import Layout, Member, by_speed
+from outrider.stages.replan import Chosen, Layout
 
-ITEMS = (2, 4)
-"""Bytes of a number that a worker may compute in; a worker that is full is planned with more."""
+SIZES = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0, "int8": 1.05, "int4": 0.65}
+"""Bytes of a number of a hidden state on the wire, outliers and scales included."""
+
+ITEMS = (2.0, 4.0, 5.0, 6.0)
+"""Bytes of a number that a worker may need; one that was fuller than planned is planned with
+more, up to float32 with half of it kept in a second form."""
+TRIPS = 3
+"""Round trips that a first look takes: two connect."""
 
 
 @dataclass(slots=True)
@@ -32,9 +38,14 @@ class WorkerFleet:
     codec: ActivationCodec
     graph: ModelGraph
     digest: str
-    _item: int = ITEMS[0]
-    _refused: dict[str, OutriderError] = field(default_factory=dict)
-    """Why those that did not answer did not, at the last look."""
+    clock: Callable[[], float]
+    _full: int = 0
+    """How often a worker was fuller than planned."""
+    _refused: dict[str, str] = field(default_factory=dict)
+    """Why those that can not be used can not, at the last look."""
+    _chain: tuple[Layout, RemoteChain] | None = None
+    """The last one: what it measured is planned with."""
+    _slow: dict[str, float] = field(default_factory=dict)
 
     @classmethod
     def make(
@@ -43,71 +54,78 @@ class WorkerFleet:
         addresses: Sequence[str],
         credentials: Credentials,
         codec: ActivationCodec,
+        clock: Callable[[], float],
     ) -> WorkerFleet:
         """Raises what the model's files deserve."""
         files = source.resolve(spec.model)
         workers = tuple(WorkerAt(address) for address in addresses)
         found = graph.read(spec.model)
-        return cls(spec, workers, credentials, codec, found, files.digest)
+        return cls(spec, workers, credentials, codec, found, files.digest, clock)
 
     @property
     def layers(self) -> int:
         return self.graph.decoders
 
-    def members(self, without: str = "") -> tuple[Member, ...]:
+    @property
+    def demand(self) -> Demand:
+        context = self.spec.context or self.graph.context
+        item = ITEMS[min(self._full, len(ITEMS) - 1)]
+        return Demand(self.graph, context * (self.spec.max_slots + 1), item, SIZES[self.codec])
+
+    def plan(self, without: str = "") -> Chosen:
         """All are asked at once, so that one that is away costs no more than a time-out."""
+        self._learn()
         asked = [worker for worker in self.workers if worker.called != without]
         with ThreadPoolExecutor(len(self.workers), thread_name_prefix="look") as pool:
             found = list(pool.map(self._look, asked))
-        return tuple(member for member in found if member is not None)
+        members = [member for member in found if member is not None]
+        if not members:
+            raise self._nobody()
+        return choose(self.demand, members)
 
     def _look(self, worker: WorkerAt) -> Member | None:
+        began = self.clock()
         try:
             host = look(worker, self.credentials)
         except OutriderError as error:
-            self._refused[worker.called] = error
+            self._refused[worker.called] = error.what
+            return None
+        why = self._useless(host)
+        if why:
+            self._refused[worker.called] = why
             return None
         self._refused.pop(worker.called, None)
+        rtt_s = (self.clock() - began) / TRIPS
+        memory = host.memory_bytes - host.claimed_bytes if host.memory_bytes else None
+        slow = self._slow.get(worker.called, 1.0 / host.speed)
+        return Member(worker.called, memory, rtt_s, slow)
+
+    def _useless(self, host: StageHost) -> str:
+        """Why a worker that answers can hold nothing of this model; empty when it can."""
         if host.draining:
-            return None
-        return Member(worker.called, self._fits(host), host.speed)
+            return "it is shutting down"
+        if all(model.digest != self.digest for model in host.models):
+            return f"it has another model ({', '.join(m.name for m in host.models) or 'none'})"
+        return ""
 
-    def _fits(self, host: StageHost) -> int:
-        """Decoder layers that its memory holds; embedding and head are counted as one more."""
-        if not host.memory_bytes:
-            return self.layers
-        free = host.memory_bytes - host.claimed_bytes
-        return max(0, min(self.layers, int((free - self._ends()) // self._layer())))
+    def _learn(self) -> None:
+        """What the last chain measured."""
+        if self._chain is not None:
+            layout, chain = self._chain
+            self._slow |= slowdowns(self.demand, layout, chain.times())
 
-    def _layer(self) -> float:
-        """Bytes of the largest layer with the KV of all slots."""
-        scale = self._item / item_bytes(self.graph.dtype)
-        tokens = (self.spec.context or self.graph.context) * (self.spec.max_slots + 1)
-        return max(
-            unit.weight_bytes * scale + unit.kv_bytes * self._item / 2 * tokens
-            for unit in self.graph.units
-            if unit.kind == "decoder"
+    def _nobody(self) -> PlanError:
+        return PlanError(
+            f"no worker can hold layers of {self.graph.name}",
+            why="; ".join(f"{name}: {why}" for name, why in self._refused.items()),
+            effect="no stage was loaded",
+            todo="start them with `outrider worker --model` of the same files; check --workers",
         )
-
-    def _ends(self) -> float:
-        ends = (unit for unit in self.graph.units if unit.kind != "decoder")
-        scale = self._item / item_bytes(self.graph.dtype)
-        return max(unit.weight_bytes for unit in ends) * scale
-
-    def plan(self, members: Sequence[Member]) -> Layout:
-        if not members:
-            raise PlanError(
-                "no worker answers",
-                why="; ".join(f"{name}: {error.what}" for name, error in self._refused.items()),
-                effect="no stage was loaded",
-                todo="start them with `outrider worker`, and check --workers",
-            )
-        return by_speed(members, self.layers)
 
     def chain(self, layout: Layout) -> Chain:
         called = {worker.called: worker for worker in self.workers}
         try:
-            return RemoteChain.connect(
+            chain = RemoteChain.connect(
                 [called[placed.device] for placed in layout],
                 [placed.layers for placed in layout],
                 replace(self.spec, engine="auto", options=()),
@@ -116,8 +134,17 @@ class WorkerFleet:
                 weights_digest=self.digest,
             )
         except EngineFull:
-            self._item = ITEMS[-1]
+            self._full += 1
             raise
+        except HandshakeRefused as error:
+            raise PlanError(
+                "a worker holds another model",
+                why=error.why.replace("edge has", "one has").replace("cloud has", "the other has"),
+                effect="the stages were not joined",
+                todo=error.todo,
+            ) from error
+        self._chain = layout, chain
+        return chain
 
     def shutdown(self) -> None:
         """Workers are not ours to end."""

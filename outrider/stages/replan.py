@@ -33,34 +33,26 @@ Layout = tuple[Placed, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
-    """A device that answered, as far as it matters to what it may hold."""
+class Chosen:
+    """A planned layout, and why: the constraint that binds, and what came second."""
 
-    name: str
-    layers_that_fit: int
-    """Decoder layers that its memory holds, KV included."""
-    speed: float = 1.0
-    """Layers that it computes in the time in which a device of speed 1 computes one."""
+    layout: Layout
+    binding: str = ""
+    runner_up: str = ""
 
 
 class Fleet(Protocol):
     """The devices that may hold stages of one model."""
 
-    @property
-    def layers(self) -> int:
-        """Decoder layers of the model."""
-        ...
+    def plan(self, without: str = "") -> Chosen:
+        """Where the layers best lie on those that answer now, leaving one out that was lost.
 
-    def members(self, without: str = "") -> tuple[Member, ...]:
-        """Those that answer now, in the order in which they were named; one is not asked."""
-        ...
-
-    def plan(self, members: Sequence[Member]) -> Layout:
-        """Where the layers best lie on these. Raises PlanError when they can not hold them."""
+        Raises PlanError when they can not hold them."""
         ...
 
     def chain(self, layout: Layout) -> Chain:
-        """Load what is missing and join the stages. Raises StageLost, EngineFull, ModelError."""
+        """Load what is missing and join the stages. Raises StageLost, ModelError, and EngineFull,
+        after which a plan reckons with less memory."""
         ...
 
     def shutdown(self) -> None: ...
@@ -105,36 +97,6 @@ def told(text: str, devices: Sequence[str], layers: int) -> Layout:
     return tuple(
         Placed(devices[i % len(devices)], found) for i, found in enumerate(ranges(pairs, layers))
     )
-
-
-def by_speed(members: Sequence[Member], layers: int) -> Layout:
-    """Each device gets layers by its speed, as far as its memory goes. Raises PlanError."""
-    room = sum(member.layers_that_fit for member in members)
-    if room < layers:
-        raise PlanError(
-            f"{layers} layers do not fit the devices that are left",
-            why="they hold "
-            + (", ".join(f"{m.name}: {m.layers_that_fit}" for m in members) or "nothing"),
-            effect="the model is not served until more memory joins",
-            todo=f"start a worker with room for {layers - room} more layers",
-        )
-    counts = _counts(members, layers)
-    bounds, names, at = [], [], 0
-    for member, count in zip(members, counts, strict=True):
-        if count:
-            bounds.append((at, at + count))
-            names.append(member.name)
-            at += count
-    return tuple(map(Placed, names, ranges(bounds, layers)))
-
-
-def _counts(members: Sequence[Member], layers: int) -> list[int]:
-    """Layer after layer to the device that would be done with it first."""
-    counts = [0] * len(members)
-    for _ in range(layers):
-        free = [i for i, member in enumerate(members) if counts[i] < member.layers_that_fit]
-        counts[min(free, key=lambda i: ((counts[i] + 1) / members[i].speed, i))] += 1
-    return counts
 
 
 # --- what joined stages are --------------------------------------------------------------------

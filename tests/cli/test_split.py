@@ -57,6 +57,6 @@ def test_workers_that_do_not_answer_are_named() -> None:
     from outrider.errors import PlanError
 
     spec = EngineSpec("bundled:target", "split", options=(("workers", "127.0.0.1:9"),))
-    with pytest.raises(PlanError, match="no worker answers") as caught:
+    with pytest.raises(PlanError, match="no worker can hold layers") as caught:
         registry.build(spec)
     assert "127.0.0.1:9" in caught.value.why

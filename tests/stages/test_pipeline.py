@@ -91,7 +91,7 @@ def test_the_engines_pieces_go_by_what_was_measured_and_keep_the_row_rule() -> N
 
 def test_what_a_pass_took_is_learnt_once() -> None:
     fleet = TinyFleet({"a": 6, "b": 6})
-    chain = fleet.chain(fleet.plan(fleet.members()))
+    chain = fleet.chain(fleet.plan().layout)
     pipeline = Pipeline(("a", "b"), most=64)
     chain.open(0)
     for base, size in ((0, 40), (40, 1), (41, 8)):

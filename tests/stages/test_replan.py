@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from outrider.engine import LayerRange
 from outrider.errors import ConfigError, PlanError
-from outrider.stages.replan import Member, Placed, by_speed, check, describe, told
+from outrider.stages.replan import Placed, check, describe, told
 from tests.stages.tiny import info
 
 
@@ -27,30 +25,6 @@ def test_ranges_that_are_not_the_whole_model_are_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="--layers does not spell the whole model") as caught:
         told(text, ["a", "b"], 6)
     assert "from 0 to 6" in caught.value.todo
-
-
-@given(
-    st.lists(st.tuples(st.integers(0, 9), st.floats(0.1, 10)), min_size=1, max_size=6),
-    st.integers(1, 20),
-)
-def test_layers_go_by_speed_within_memory(given: list[tuple[int, float]], layers: int) -> None:
-    members = [Member(f"d{i}", fits, speed) for i, (fits, speed) in enumerate(given)]
-    if sum(fits for fits, _ in given) < layers:
-        with pytest.raises(PlanError, match=f"{layers} layers do not fit"):
-            by_speed(members, layers)
-        return
-    layout = by_speed(members, layers)
-    held = {p.device: p.layers.stop - p.layers.start for p in layout}
-    assert all(held[m.name] <= m.layers_that_fit for m in members if m.name in held)
-    check(layout, [info(p.device, p.layers, model_layers=layers) for p in layout])
-    slowest = max(n / next(m.speed for m in members if m.name == d) for d, n in held.items())
-    for member in members:
-        if held.get(member.name, 0) < member.layers_that_fit:
-            assert (held.get(member.name, 0) + 1) / member.speed >= slowest - 1e-9
-
-
-def test_a_fast_device_gets_more() -> None:
-    assert describe(by_speed([Member("a", 6, 2.0), Member("b", 6)], 6)) == "a=0:4 b=4:6"
 
 
 def test_embedding_and_head_may_stay_at_home() -> None:

@@ -10,16 +10,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 import numpy as np
 from numpy.typing import NDArray
 
 from outrider.engine import LayerRange, Picked, RowRule, Span, StageInfo, StageSpan
 from outrider.engines.slots import Slot, pick
-from outrider.errors import LocalProtocolError, StageLost
+from outrider.errors import LocalProtocolError, PlanError, StageLost
 from outrider.protocol.sampling import GREEDY, Sampling
 from outrider.stages.chain import StageTimes
-from outrider.stages.replan import Layout, Member, by_speed
+from outrider.stages.replan import Chosen, Layout, Placed, ranges
 
 LAYERS = 6
 SIZE = 97
@@ -153,6 +154,19 @@ class TinyChain:
         self.closed = True
 
 
+def dealt(fits: dict[str, int]) -> Layout:
+    """Layer after layer to whoever has least and has room."""
+    if sum(fits.values()) < LAYERS:
+        raise PlanError(f"{LAYERS} layers do not fit", why=f"there is room for {fits}")
+    counts = dict.fromkeys(fits, 0)
+    for _ in range(LAYERS):
+        counts[min((d for d in fits if counts[d] < fits[d]), key=lambda d: counts[d])] += 1
+    ends = list(accumulate(counts.values(), initial=0))
+    held = [(d, a, b) for d, a, b in zip(counts, ends, ends[1:], strict=False) if b > a]
+    parts = ranges([(a, b) for _, a, b in held], LAYERS)
+    return tuple(Placed(d, part) for (d, _, _), part in zip(held, parts, strict=True))
+
+
 @dataclass
 class TinyFleet:
     """Devices by name; `loses` counts down calls of a device's stages to its end."""
@@ -163,7 +177,6 @@ class TinyFleet:
     changed: dict[str, dict[str, object]] = field(default_factory=dict)
     """What differs in a device's `StageInfo`."""
     chains: list[TinyChain] = field(default_factory=list)
-    layers: int = LAYERS
 
     def _lose(self, device: str) -> bool:
         if device in self.loses:
@@ -173,12 +186,9 @@ class TinyFleet:
                 del self.loses[device]
         return device in self.gone
 
-    def members(self, without: str = "") -> tuple[Member, ...]:
+    def plan(self, without: str = "") -> Chosen:
         away = {*self.gone, without}
-        return tuple(Member(d, n) for d, n in self.fits.items() if d not in away)
-
-    def plan(self, members: Sequence[Member]) -> Layout:
-        return by_speed(members, self.layers)
+        return Chosen(dealt({d: n for d, n in self.fits.items() if d not in away}))
 
     def chain(self, layout: Layout) -> TinyChain:
         for placed in layout:
