@@ -213,6 +213,10 @@ class Verifier:
 
     def _settle(self, work: Work, found: Picked, plan: Plan, step_ms: float) -> None:
         choice = work.choice
+        if choice.passed_over and not work.hints:
+            # Held back for a hint that did not come: not again until one does. A device that
+            # stopped to draft would else have every second pass only.
+            choice.waited = True
         choice.passed_over = 0
         if choice.slot is None or choice.done:
             return

@@ -211,7 +211,7 @@ class Steering:
         peer = meter.signals(self.peer, now, rtt_ms=self._rtt_ms())
         drafter = book.drafter(self.model)
         if pace(peer, meter, drafter, self.acceptance.rates(), window, arm, now):
-            book.surprised(self.model, now)
+            book.surprised(self.peer, self.model, now)
 
     def _rtt_ms(self) -> float | None:
         peers = self.governor.link.peers
@@ -248,6 +248,8 @@ class Steering:
         signals = governor.signals(self.model, self.acceptance, wants.drafter)
         verdict = pilot.decide(signals, wants)
         governor.verdicts[self.model] = verdict
+        if verdict.shifted and self.peer:
+            governor.book.surprised(self.peer, self.model, signals.at_s)
         governor.book.habits[self.model] = pilot.habit()
         self.reason, self.depth = verdict.reason, verdict.depth
         if verdict.changed:

@@ -7,17 +7,18 @@ when its chain began; a depth counts only where all before it held.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 DEPTHS = 16
-FADE = 0.985
-"""Per note of a depth: about 66 tokens are remembered."""
+FADE = 0.99
+"""Per note of a depth: about 100 tries are remembered."""
 HALF_LIFE_S = 120.0
 """Old news weighs half after this long without any."""
 PRIOR = 0.6
 """Of the first depth, before anything is known: a drafter is tried."""
 PRIOR_WEIGHT = 1.0
+LENT = 24.0
+"""Tries that an answer takes over from those before it, at most."""
 
 
 @dataclass(slots=True)
@@ -60,43 +61,25 @@ class Acceptance:
 
     def tries(self, depth: int) -> float:
         """Effective tries at a depth, with what the base lends."""
-        return self.tried[min(depth, DEPTHS - 1)] + self._prior(depth)[1]
+        lent = PRIOR_WEIGHT if self.base is None else min(LENT, self.base.tries(depth))
+        return self.tried[min(depth, DEPTHS - 1)] + lent
 
     def rate(self, depth: int) -> float:
         """P(equal | all before were)."""
-        prior, weight = self._prior(depth)
-        depth = min(depth, DEPTHS - 1)
-        return (self.held[depth] + prior * weight) / (self.tried[depth] + weight)
-
-    def _prior(self, depth: int) -> tuple[float, float]:
-        """Belief and its weight: the base's where there is one, else the shallower depth's."""
-        if self.base is not None:
-            return self.base.rate(depth), min(8.0, self.base.tries(depth))
-        if depth == 0:
-            return PRIOR, PRIOR_WEIGHT
-        return self.rate(min(depth, DEPTHS) - 1), PRIOR_WEIGHT
+        return self.rates()[min(depth, DEPTHS - 1)]
 
     def rates(self, shift: float = 0.0) -> tuple[float, ...]:
         """All depths; `shift` standard errors up or down (the normal approximation to Beta)."""
-        return tuple(self._shifted(depth, shift) for depth in range(DEPTHS))
+        lent = None if self.base is None else self.base.rates()
+        found: list[float] = []
+        for depth in range(DEPTHS):
+            weight = self.tries(depth) - self.tried[depth]
+            prior = lent[depth] if lent is not None else (found[-1] if found else PRIOR)
+            found.append((self.held[depth] + prior * weight) / (self.tried[depth] + weight))
+        return tuple(self._shifted(rate, depth, shift) for depth, rate in enumerate(found))
 
-    def _shifted(self, depth: int, shift: float) -> float:
-        rate = self.rate(depth)
+    def _shifted(self, rate: float, depth: int, shift: float) -> float:
         if not shift:
             return rate
         spread = math.sqrt(max(rate * (1.0 - rate), 0.01) / (self.tries(depth) + 1.0))
         return min(0.999, max(0.0, rate + shift * spread))
-
-
-def expected(rates: Sequence[float], rows: int, start: int = 0) -> float:
-    """Expected tokens that hold of `rows` drafted from depth `start` on."""
-    total, reach = 0.0, 1.0
-    for depth in range(start, start + rows):
-        reach *= rates[min(depth, len(rates) - 1)]
-        total += reach
-    return total
-
-
-def survival(rates: Sequence[float], depth: int) -> float:
-    """P(the first `depth` tokens of a chain all hold)."""
-    return math.prod(rates[min(at, len(rates) - 1)] for at in range(depth))

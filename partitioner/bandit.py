@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 SHARE = 0.04
 """Of all committed tokens, at most, that probes may take (one probe is always allowed)."""
-PROBE_TOKENS = 12
+PROBE_TOKENS = 24
 FIRST_PAUSE_S = 8.0
 LONGEST_PAUSE_S = 240.0
 

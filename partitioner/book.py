@@ -20,6 +20,7 @@ from outrider.partitioner.signals import (
     PeerMeter,
     PeerSignals,
     Placement,
+    Signals,
 )
 
 WINDOW = 8
@@ -35,6 +36,10 @@ class Habit:
     since_s: float = -math.inf
     dwell_s: float | None = None
     before: Placement | None = None
+    seen: Signals | None = None
+    """As things stood at the last change."""
+    marked: Signals | None = None
+    """As they stood when they were last found to be another situation."""
 
 
 @dataclass(slots=True)
@@ -56,9 +61,10 @@ class Book:
         """The acceptance of one answer, which begins as the device's own."""
         return Acceptance(base=self.drafter(model).acceptance)
 
-    def surprised(self, model: str, now_s: float) -> None:
+    def surprised(self, peer: str, model: str, now_s: float) -> None:
         """Something is not as it was: what is known about drafting is less sure."""
         self.drafter(model).acceptance.forget(0.5)
+        self.meter(peer, model).drafted.forget(0.25)
         self.budget.hasten(now_s)
 
 
@@ -81,6 +87,8 @@ class Track:
     began_s: float = 0.0
     tokens: int = 0
     busy_ms: float = 0.0
+    waited: int = 0
+    """Tokens since drafting began, until the first hint was looked at."""
     total_tokens: int = 0
     """Since the last `restart`, for what a decision brought."""
     total_ms: float = 0.0
@@ -89,7 +97,15 @@ class Track:
     def restart(self) -> None:
         """The next commit begins a new window: what lies between belongs to no placement."""
         self.last_s = None
+        self.waited = 0
         self.total_tokens, self.total_ms, self.total_busy_ms = 0, 0.0, 0.0
+
+    def settled(self, heard: Heard) -> bool:
+        """Whether drafts that were begun have had the time to arrive."""
+        self.waited += heard.tokens
+        if heard.hint_rows:
+            self.waited = WINDOW
+        return self.waited >= WINDOW
 
     def draws(self, ms: float) -> None:
         """The drafter worked for this answer."""
@@ -111,6 +127,10 @@ class Track:
         if arm == "plain" and not heard.hint_rows and heard.rows:
             meter.gap(gap_ms / heard.tokens, heard.step_ms, now_s)
         self.last_s = now_s
+        if arm == "plain" and heard.hint_rows or arm == "drafted" and not self.settled(heard):
+            # What the placement before left under way is not this one's.
+            self.began_s, self.tokens, self.busy_ms = now_s, 0, 0.0
+            return None
         self.tokens += heard.tokens
         self.total_tokens += heard.tokens
         self.total_ms += gap_ms

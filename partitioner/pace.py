@@ -20,15 +20,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
+from operator import mul
 from typing import Literal
 
-from outrider.partitioner.acceptance import expected, survival
 from outrider.partitioner.signals import MAX_DEPTH, Knots, PeerSignals, at
 
 MAX_ROWS = 7
 """Hint rows of one choice in a pass."""
 MOST_PASSES = 12.0
 """A chain is not expected to go on for longer than this without a divergence."""
+SHARED = 1.5
+"""Rows beside our hints from which on others share the passes."""
 UNKNOWN_DRAFT = 0.15
 """A drafter that was never timed is taken to need this share of a step a token."""
 UNKNOWN_STEP_MS = 50.0
@@ -78,11 +81,11 @@ def drafted(
     peer: PeerSignals, rates: Sequence[float], draft: Knots, cap: int, ms_per_busy: float = 0.0
 ) -> Drafted:
     """The best there is with at most `cap` tokens ahead; `ms_per_busy` prices drafting time."""
-    single = plain_ms(peer)
-    best = Drafted(single, min(1, max(0, cap)), token_ms(draft, single), "free")
+    costs = _Costs.of(peer, rates, draft, min(MAX_ROWS, max(0, cap)))
+    best = Drafted(costs.single, min(1, max(0, cap)), costs.each, "free")
     worth = math.inf
-    for rows in range(1, min(MAX_ROWS, max(0, cap)) + 1):
-        for found in (_free(peer, rates, draft, rows), _wait(peer, rates, draft, rows)):
+    for rows in range(1, len(costs.steps)):
+        for found in (costs.free(rows), costs.wait(rows)):
             if found is None or found.depth > cap:
                 continue
             price = found.ms + ms_per_busy * found.busy_ms
@@ -91,42 +94,67 @@ def drafted(
     return best
 
 
-def _passes(rates: Sequence[float], rows: int, start: int) -> tuple[float, float]:
-    """Passes until a divergence, and tokens of each, from a depth on."""
-    all_hold = survival(rates[start:] or rates[-1:], rows)
-    passes = min(MOST_PASSES, 1.0 / max(1e-6, 1.0 - all_hold))
-    return passes, 1.0 + expected(rates, rows, start)
+@dataclass(frozen=True, slots=True)
+class _Costs:
+    """What the two formulas need, reckoned once for all row counts."""
 
+    steps: tuple[float, ...]
+    """ms of a pass by our hint rows."""
+    reach: tuple[float, ...]
+    """P(the first d tokens of a chain hold)."""
+    each: float
+    """ms of drafting a token."""
+    lags: tuple[float, ...]
+    """ms from a divergence to a hint of so many rows."""
+    shared: bool
+    """Others are in the same passes."""
 
-def _free(peer: PeerSignals, rates: Sequence[float], draft: Knots, rows: int) -> Drafted | None:
-    single, each = plain_ms(peer), token_ms(draft, plain_ms(peer))
-    if each >= single:
-        return None
-    lead = max(1, math.ceil(lag_ms(peer, draft) / (single - each)))
-    if lead + rows > MAX_DEPTH + MAX_ROWS:
-        return None
-    alive = survival(rates, lead)
-    passes, tokens = _passes(rates, rows, min(lead, len(rates) - 1))
-    took = max(step_ms(peer, rows), each * tokens)
-    total = lead + alive * passes * tokens
-    ms = (lead * single + alive * passes * took) / total
-    depth = min(MAX_DEPTH, lead + rows)
-    busy = each * (depth + alive * passes * tokens) / total
-    return Drafted(min(ms, single), depth, busy, "free")
+    @classmethod
+    def of(cls, peer: PeerSignals, rates: Sequence[float], draft: Knots, most: int) -> _Costs:
+        steps = tuple(step_ms(peer, rows) for rows in range(most + 1))
+        depths = range(2 * MAX_ROWS + MAX_DEPTH)
+        longer = (rates[min(depth, len(rates) - 1)] for depth in depths)
+        reach = tuple(accumulate(longer, mul, initial=1.0))
+        lags = tuple(lag_ms(peer, draft, max(1, rows)) for rows in range(most + 1))
+        return cls(steps, reach, token_ms(draft, steps[0]), lags, peer.rows >= SHARED)
 
+    @property
+    def single(self) -> float:
+        return self.steps[0]
 
-def _wait(peer: PeerSignals, rates: Sequence[float], draft: Knots, rows: int) -> Drafted | None:
-    single = plain_ms(peer)
-    lag = lag_ms(peer, draft, rows)
-    if peer.rows >= 1.5 and lag >= single:
-        # A committer with others to serve does not wait longer than a pass.
-        return None
-    each = token_ms(draft, single)
-    passes, tokens = _passes(rates, rows, 0)
-    took = max(step_ms(peer, rows), each * tokens)
-    total = passes * tokens
-    ms = (lag + passes * took) / total
-    if ms >= single:
-        # Then it does not wait.
-        return None
-    return Drafted(ms, rows, each * (rows + passes * tokens) / total, "wait")
+    def _passes(self, rows: int, start: int) -> tuple[float, float]:
+        """Passes until a divergence, and tokens of each, from a depth on."""
+        base = self.reach[start] or 1.0
+        passes = 1.0 / max(1e-6, 1.0 - self.reach[start + rows] / base)
+        held = sum(self.reach[start + 1 : start + rows + 1]) / base
+        return min(MOST_PASSES, passes), 1.0 + held
+
+    def free(self, rows: int) -> Drafted | None:
+        """The committer runs on meanwhile; None where drafts never overtake it."""
+        single, each = self.single, self.each
+        if each >= single:
+            return None
+        lead = max(1, math.ceil((self.lags[0]) / (single - each)))
+        if lead + rows > MAX_DEPTH:
+            return None
+        alive = self.reach[lead]
+        passes, tokens = self._passes(rows, lead)
+        took = max(self.steps[rows], each * tokens)
+        total = lead + alive * passes * tokens
+        ms = (lead * single + alive * passes * took) / total
+        busy = each * (lead + rows + alive * passes * tokens) / total
+        return Drafted(min(ms, single), lead + rows, busy, "free")
+
+    def wait(self, rows: int) -> Drafted | None:
+        """The committer waits for each hint; None where it would not."""
+        lag, each = self.lags[rows], self.each
+        if self.shared and lag >= self.single:
+            # With others to serve it does not wait longer than a pass.
+            return None
+        passes, tokens = self._passes(rows, 0)
+        took = max(self.steps[rows], each * tokens)
+        total = passes * tokens
+        ms = (lag + passes * took) / total
+        if ms >= self.single:
+            return None
+        return Drafted(ms, rows, each * (rows + passes * tokens) / total, "wait")

@@ -28,6 +28,8 @@ from outrider.partitioner.signals import (
 )
 
 NO_HANDOFF = "KV hand-over is not part of this version"
+DEAR = 0.03
+"""Share of the cost that drafting less deep must save before it is done."""
 RANK: dict[Placement, int] = {"cloud": 0, "draft": 1, "split": 2, "handoff": 3, "edge": 4}
 """What asks more of the device comes later: it has to earn its place."""
 
@@ -54,8 +56,10 @@ class Rules:
     """A simpler placement is taken even when it costs this much more."""
     move: float = 0.10
     """Share that going on at another committer must save, beyond what the move costs."""
-    dwell_s: float = 4.0
+    dwell_s: float = 5.0
     dwell_tokens: int = 16
+    agree: int = 3
+    """Looks in a row that must come to the same conclusion."""
     longest_dwell_s: float = 60.0
     """Each change that takes back the one before doubles the dwell, up to this."""
     probes: bool = True
@@ -127,6 +131,8 @@ class Verdict:
     """The measurement that moved most since the last change."""
     reason: str
     scores: tuple[Score, ...]
+    shifted: bool = False
+    """Things stand otherwise than they did; what was learnt before counts less."""
 
     def score(self) -> Score:
         return next(s for s in self.scores if s.placement == self.placement and s.peer == self.peer)
@@ -201,7 +207,19 @@ def _draft(
         _closed(peer, wants) or _no_draft(signals, wants),
         _rate_error(signals, peer, objective),
     )
-    return replace(score, depth=found.depth, trigger=found.trigger)
+    return replace(score, depth=_depth(signals, peer, found, objective), trigger=found.trigger)
+
+
+def _depth(signals: Signals, peer: PeerSignals, found: Drafted, objective: Objective) -> int:
+    """How far to draft. The committer's wish is the better informed about time; what joules
+    say comes off it, where they say enough."""
+    fastest = _best(signals, peer, Objective(0.0))
+    price = busy_price(signals.energy, peer, objective)
+    saved = (fastest.ms + price * fastest.busy_ms) / (found.ms + price * found.busy_ms) - 1.0
+    shed = fastest.depth - found.depth
+    if shed <= 0 or saved < DEAR:
+        return MAX_DEPTH
+    return max(1, (peer.wish or fastest.depth) - shed)
 
 
 def _handoff(signals: Signals, peer: PeerSignals, wants: Wants, objective: Objective) -> Score:
@@ -224,7 +242,7 @@ def _split(
     bias = peer.plain if alone else peer.drafted
     moved = _move_ms(peer, wants, here)
     score = _scored(signals, objective, "split", peer, found.ms, found.busy_ms, bias, moved, why)
-    return replace(score, depth=found.depth, trigger=found.trigger)
+    return replace(score, depth=_depth(signals, peer, found, objective), trigger=found.trigger)
 
 
 def _cloud_is_there(signals: Signals) -> bool:
@@ -239,8 +257,16 @@ def _best(
 ) -> Drafted:
     """The best depth within what power and heat leave."""
     cap = SHALLOW if signals.bounds.draft == "shallow" else MAX_DEPTH
-    price = objective.ms_per_joule * signals.energy.draft_w / 1e3
+    price = busy_price(signals.energy, peer, objective)
     return drafted(peer, rates or signals.rates, signals.draft, cap, price)
+
+
+def busy_price(energy: Energy, peer: PeerSignals, objective: Objective) -> float:
+    """What a millisecond of drafting weighs against one of the answer, which costs joules too:
+    radio and, where they count, the committer's."""
+    per_ms = objective.ms_per_joule / 1e3
+    streamed = energy.stream_w + energy.cloud_w / max(1.0, peer.rows)
+    return per_ms * energy.draft_w / (1.0 + per_ms * streamed)
 
 
 def _rate_error(signals: Signals, peer: PeerSignals, objective: Objective) -> float:
@@ -355,8 +381,13 @@ class Pilot:
     """The placement before the last change."""
     changes: int = 0
     probe: _Probe | None = None
+    agreed: int = 0
+    """Looks in a row that found something better."""
     seen: Signals | None = None
     """As of the last change."""
+    marked: Signals | None = None
+    """As of the last time that things were found to have shifted."""
+    shifted: bool = False
 
     def __post_init__(self) -> None:
         self.dwell_s = self.dwell_s or self.rules.dwell_s
@@ -376,17 +407,23 @@ class Pilot:
             since_s=habit.since_s,
             dwell_s=habit.dwell_s or rules.dwell_s,
             before=habit.before,
+            seen=habit.seen,
+            marked=habit.marked,
         )
 
     def habit(self) -> Habit:
         """What the next answer begins with."""
         placement = self.probe.back if self.probe is not None else self.placement
-        return Habit(placement, self.since_s, self.dwell_s, self.before)
+        return Habit(placement, self.since_s, self.dwell_s, self.before, self.seen, self.marked)
 
     def decide(self, signals: Signals, wants: Wants) -> Verdict:
         """At a commit, or before the first."""
         self.wants = wants
         self.seen = self.seen or signals
+        self.marked = self.marked or signals
+        self.shifted = _shift(self.marked, signals) > SHIFT
+        if self.shifted:
+            self.marked = signals
         found = scores(signals, wants, self.objective, self.peer)
         if wants.pinned is not None:
             return self._stay(found, signals, f"{wants.pinned} was asked for")
@@ -398,12 +435,14 @@ class Pilot:
             return self._force(now, best, found, signals)
         if self.probe is not None:
             return self._probed(now, best, found, signals)
+        better = self._better(now, found)
+        self.agreed = 0 if better is None else self.agreed + 1
         if self._may_change(signals):
-            better = self._better(now, found)
-            if better is not None:
+            sure = self.agreed >= self.rules.agree or not wants.committed
+            if better is not None and sure:
                 return self._change(now, better, found, signals, _why(better, now, signals))
             tried = self._worth_trying(now, found, signals)
-            if tried is not None:
+            if tried is not None and better is None:
                 return self._try(tried, found, signals)
         return self._stay(found, signals, _why(now, _second(found, now) or now, signals))
 
@@ -554,14 +593,14 @@ class Pilot:
             cause=_cause(self.seen, signals),
             reason=reason,
             scores=found,
+            shifted=self.shifted,
         )
 
     def _depth(self, score: Score, signals: Signals) -> int:
-        """One deeper than what pays, so that the acceptance there stays known."""
         if score.placement not in ("draft", "split") or _no_draft(signals, self.wants):
             return 0
         cap = SHALLOW if signals.bounds.draft == "shallow" else MAX_DEPTH
-        return min(cap, score.depth + 1) if self.wants.pinned is None else cap
+        return min(cap, score.depth) if self.wants.pinned is None else cap
 
 
 def _total(score: Score) -> float:
@@ -621,7 +660,8 @@ def _shift(old: Signals | None, new: Signals) -> float:
         return 0.0
     if old.bounds != new.bounds or _reach(old) != _reach(new):
         return math.inf
-    return max((size for size, _ in _moves(old, new)), default=0.0)
+    sizes = [size for size, words in _moves(old, new) if not words.startswith("acceptance")]
+    return max(sizes, default=0.0)
 
 
 def _reach(signals: Signals) -> tuple[tuple[str, bool], ...]:

@@ -6,6 +6,7 @@ of requests or streams; `edge/placement.py` and the simulator feed the same obje
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -23,6 +24,8 @@ Share = Literal["tokens", "hidden", "nothing"]
 Knots = tuple[tuple[float, float], ...]
 KNOTS = 48
 """Row counts that a curve keeps."""
+NEWS = 0.25
+"""As a logarithm: a mean that is off by this much is no noise."""
 MAX_DEPTH = 15
 """Tokens past the committed end that a committer ever wishes for."""
 
@@ -55,12 +58,12 @@ class Curve:
     growth: float
     scale: float = 0.0
     shape: dict[int, float] = field(default_factory=dict)
-    notes: float = 0.0
+    off: float = 0.0
+    """Fading mean of how far the latest were from what was expected, as a logarithm."""
 
     def note(self, count: int, ms: float) -> None:
         if ms <= 0.0 or count <= 0:
             return
-        self.notes += 1.0
         if not self.shape:
             self.scale, self.shape[count] = ms, 1.0
             return
@@ -68,9 +71,12 @@ class Curve:
         if not known and len(self.shape) >= KNOTS:
             return
         ratio = min(8.0, max(0.125, ms / self.ms(count)))
+        self.off = 0.7 * self.off + 0.3 * math.log(ratio)
         if known:
-            self.scale *= ratio**0.15
-            self.shape[count] *= ratio**0.08
+            # Noise is averaged out; what is off again and again is news, and learnt at once.
+            haste = 4.0 if abs(self.off) > NEWS else 1.0
+            self.scale *= ratio ** (0.06 * haste)
+            self.shape[count] *= ratio ** (0.03 * haste)
         else:
             self.shape[count] = ms / self.scale
 
@@ -187,7 +193,9 @@ DRIFT = 0.25
 class Pace:
     """Measured over predicted ms a token, with an eye on sudden change."""
 
-    mean: Estimate = field(default_factory=lambda: Estimate(fade=0.97))
+    unknown: float = 0.35
+    """Standard error of the prediction before anything was measured."""
+    mean: Estimate = field(default_factory=lambda: Estimate(fade=0.98))
     recent: Estimate = field(default_factory=lambda: Estimate(fade=0.7, half_life_s=30.0))
 
     def note(self, ratio: float, now_s: float, weight: float) -> bool:
@@ -201,12 +209,16 @@ class Pace:
         self.mean.mean, self.mean.weight = self.recent.mean, self.recent.weight
         return True
 
+    def forget(self, keep: float) -> None:
+        """Believe what was measured less surely."""
+        self.mean.weight *= keep
+
     def bias(self, now_s: float) -> Bias:
         """Shrunk towards 1 while little was seen."""
         self.mean.age(now_s)
         weight = self.mean.weight
         ratio = (self.mean.mean * weight + 2.0) / (weight + 2.0)
-        return Bias(ratio, self.mean.error(0.35), weight)
+        return Bias(ratio, self.mean.error(self.unknown), weight)
 
 
 @dataclass(slots=True)
@@ -220,7 +232,8 @@ class PeerMeter:
     prefill: Estimate = field(default_factory=lambda: Estimate(fade=0.8))
     rtt: Estimate = field(default_factory=lambda: Estimate(fade=0.6))
     busy: Estimate = field(default_factory=lambda: Estimate(fade=0.95))
-    plain: Pace = field(default_factory=Pace)
+    plain: Pace = field(default_factory=lambda: Pace(unknown=0.08))
+    """A pass without hints is all there is to predict."""
     drafted: Pace = field(default_factory=Pace)
     wish: int | None = None
 
