@@ -46,6 +46,7 @@ from outrider.engine import EngineSpec, Picked, Span
 from outrider.lag import LoopLag
 from outrider.models.source import resolve
 from outrider.options import Address, EdgeOptions
+from outrider.partitioner.power.account import Accountant
 from outrider.protocol import events
 from outrider.protocol.bus import NoBus, subscribe
 from outrider.protocol.messages import Hint
@@ -210,7 +211,7 @@ class Bed:
                 self.cloud_lag_ms = event.p99_ms
 
     async def _small(self, *, hostile: bool) -> Small:
-        small, _ = await edges._small(EdgeOptions(), self.stack, lambda event: None)
+        small, _ = await edges._small(EdgeOptions(), self.stack, lambda event: None, Accountant())
         assert small is not None
         if not hostile:
             return small
