@@ -61,7 +61,8 @@ def cloud(
         model: [NAME=]PATH of a target: a folder with config.json and safetensors, a .gguf or
             .onnx file, or bundled:target. Repeat it to serve several; the first is the default.
         engine: What computes the model; auto goes by the file.
-        workers: HOST:PORT,HOST:PORT,... of devices that hold the layers (outrider worker).
+        workers: HOST:PORT,... of devices that hold the layers (outrider worker); mdns adds
+            those that announce themselves.
         workers_ca: TLS to the workers, checked against this authority (PEM).
         layers: auto plans which worker holds which; A:B,B:C,... deals ranges to them in turn.
         activations: How hidden states travel; all but fp32 lose bits of a float32 model.
@@ -157,7 +158,8 @@ def edge(
         cloud_cert: The device's own certificate.
         cloud_key: Its key.
         split: [NAME=]PATH of a target whose layers lie on workers; this device commits it.
-        workers: HOST:PORT,HOST:PORT,... of the devices that hold them (outrider worker).
+        workers: HOST:PORT,... of the devices that hold them (outrider worker); mdns adds
+            those that announce themselves.
         workers_ca: TLS to the workers, checked against this authority (PEM).
         draft: The small model: a path, bundled:draft, ngram (drafts from the text itself), none.
         draft_engine: What computes the draft; auto goes by what is installed.

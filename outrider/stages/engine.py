@@ -336,9 +336,9 @@ OPTIONS = ("workers", "workers_ca", "workers_api_key", "layers", "activations", 
 
 
 def build(spec: EngineSpec) -> SplitEngine:
-    """`options`: `workers` (HOST:PORT,...), `workers_ca` (a file), `workers_api_key`, `layers`
-    (`auto`, or `A:B,B:C,...`), `activations` (a codec), `chunk` (rows of a micro-batch, or
-    `auto`). Raises ConfigError, PlanError, StageLost, EngineFull, and as `source.resolve`."""
+    """`options`: `workers` (HOST:PORT,..., and `mdns` for those that announce themselves),
+    `workers_ca` (a file), `workers_api_key`, `layers` (`auto`, or `A:B,B:C,...`), `activations`
+    (a codec), `chunk` (rows of a micro-batch, or `auto`). Raises ConfigError, PlanError, StageLost, EngineFull, and as `source.resolve`."""
     from outrider.stages.channel import Credentials
     from outrider.stages.fleet import WorkerFleet
 
@@ -353,6 +353,11 @@ def build(spec: EngineSpec) -> SplitEngine:
     )
     fleet = WorkerFleet.make(spec, workers, credentials, codec, time.monotonic)
     layers = given.get("layers", AUTO)
+    if layers != AUTO and fleet.find is not None:
+        raise ConfigError(
+            "--layers deals ranges to workers that are named, and `mdns` names none",
+            todo="write the workers' addresses, or leave --layers at auto",
+        )
     return SplitEngine(
         fleet,
         None if layers == AUTO else told(layers, workers, fleet.layers),

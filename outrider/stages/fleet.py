@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -12,6 +13,7 @@ from outrider.models import graph, source
 from outrider.partitioner.graph import ModelGraph
 from outrider.protocol.activations import ActivationCodec
 from outrider.protocol.stages import StageHost
+from outrider.stages import mdns
 from outrider.stages.chain import Chain
 from outrider.stages.channel import Credentials
 from outrider.stages.planner import Demand, Member, choose, slowdowns
@@ -24,6 +26,9 @@ SIZES = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0, "int8": 1.05, "int4": 0.65}
 ITEMS = (2.0, 4.0, 5.0, 6.0)
 """Bytes of a number that a worker may need; one that was fuller than planned is planned with
 more, up to float32 with half of it kept in a second form."""
+MDNS = "mdns"
+"""In the place of a worker's address: those that announce themselves join too."""
+FIND_S = 1.0
 TRIPS = 3
 """Round trips that a first look takes: two connect."""
 
@@ -39,6 +44,8 @@ class WorkerFleet:
     graph: ModelGraph
     digest: str
     clock: Callable[[], float]
+    find: Callable[[], Sequence[str]] | None = None
+    """Addresses of workers that announce themselves; None where nobody asked for them."""
     _full: int = 0
     """How often a worker was fuller than planned."""
     _refused: dict[str, str] = field(default_factory=dict)
@@ -58,9 +65,12 @@ class WorkerFleet:
     ) -> WorkerFleet:
         """Raises what the model's files deserve."""
         files = source.resolve(spec.model)
-        workers = tuple(WorkerAt(address) for address in addresses)
+        named = [address for address in addresses if not is_mdns(address)]
+        workers = tuple(WorkerAt(address) for address in named)
         found = graph.read(spec.model)
-        return cls(spec, workers, credentials, codec, found, files.digest, clock)
+        fleet = cls(spec, workers, credentials, codec, found, files.digest, clock)
+        fleet.find = announced if len(named) < len(addresses) else None
+        return fleet
 
     @property
     def layers(self) -> int:
@@ -75,13 +85,21 @@ class WorkerFleet:
     def plan(self, without: str = "") -> Chosen:
         """All are asked at once, so that one that is away costs no more than a time-out."""
         self._learn()
+        self._search()
         asked = [worker for worker in self.workers if worker.called != without]
-        with ThreadPoolExecutor(len(self.workers), thread_name_prefix="look") as pool:
+        with ThreadPoolExecutor(max(1, len(asked)), thread_name_prefix="look") as pool:
             found = list(pool.map(self._look, asked))
         members = [member for member in found if member is not None]
         if not members:
             raise self._nobody()
         return choose(self.demand, members)
+
+    def _search(self) -> None:
+        """Who announced itself since the last look joins."""
+        if self.find is not None:
+            known = {worker.address for worker in self.workers}
+            fresh = sorted(set(self.find()) - known)
+            self.workers += tuple(WorkerAt(address) for address in fresh)
 
     def _look(self, worker: WorkerAt) -> Member | None:
         began = self.clock()
@@ -117,7 +135,8 @@ class WorkerFleet:
     def _nobody(self) -> PlanError:
         return PlanError(
             f"no worker can hold layers of {self.graph.name}",
-            why="; ".join(f"{name}: {why}" for name, why in self._refused.items()),
+            why="; ".join(f"{name}: {why}" for name, why in self._refused.items())
+            or "none was named, and none announced itself",
             effect="no stage was loaded",
             todo="start them with `outrider worker --model` of the same files; check --workers",
         )
@@ -148,3 +167,13 @@ class WorkerFleet:
 
     def shutdown(self) -> None:
         """Workers are not ours to end."""
+
+
+def is_mdns(address: str) -> bool:
+    """`mdns`, with or without a port behind it."""
+    return address.partition(":")[0] == MDNS
+
+
+def announced() -> tuple[str, ...]:
+    """Addresses of workers on the local network, in a second. Raises EngineMissing."""
+    return tuple(found.address for found in asyncio.run(mdns.find(FIND_S)))
