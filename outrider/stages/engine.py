@@ -337,8 +337,11 @@ OPTIONS = ("workers", "workers_ca", "workers_api_key", "layers", "activations", 
 
 def build(spec: EngineSpec) -> SplitEngine:
     """`options`: `workers` (HOST:PORT,..., and `mdns` for those that announce themselves),
-    `workers_ca` (a file), `workers_api_key`, `layers` (`auto`, or `A:B,B:C,...`), `activations`
-    (a codec), `chunk` (rows of a micro-batch, or `auto`). Raises ConfigError, PlanError, StageLost, EngineFull, and as `source.resolve`."""
+    `workers_ca` (a file), `workers_api_key`, `layers` (`auto`, or `A:B,B:C,...`),
+    `activations` (a codec), `chunk` (rows of a micro-batch, or `auto`).
+
+    Raises ConfigError, PlanError, StageLost, EngineFull, and as `source.resolve`.
+    """
     from outrider.stages.channel import Credentials
     from outrider.stages.fleet import WorkerFleet
 

@@ -135,6 +135,7 @@ class BlobFile:
         self.path = path
         self.bytes_read = 0
         self.bytes_written = 0
+        self._counting = threading.Lock()
         self._file = _opened(path)
 
     def read(self, buffer: Buffer, offset: int, size: int, at: int = 0) -> None:
@@ -149,7 +150,8 @@ class BlobFile:
             if got <= 0:
                 raise _unreadable(self.path, "it is shorter than its index says")
             done += got
-        self.bytes_read += size
+        with self._counting:
+            self.bytes_read += size
 
     def write(self, buffer: Buffer, offset: int, size: int, at: int = 0) -> None:
         """Raises EngineFailed; a torn write is found by nobody, so the pass fails."""
@@ -159,7 +161,8 @@ class BlobFile:
             raise _unreadable(self.path, str(error.strerror)) from error
         if put != size:
             raise _unreadable(self.path, "the disk took only a part of a write")
-        self.bytes_written += size
+        with self._counting:
+            self.bytes_written += size
 
     def close(self) -> None:
         if self._file >= 0:

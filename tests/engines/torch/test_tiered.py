@@ -109,7 +109,8 @@ def test_each_layer_is_read_once_a_pass(name: str) -> None:
     passes = after.passes - before.passes
     read = after.weights_read - before.weights_read
     assert passes == 25
-    assert passes * after.weights_bound <= read <= 1.05 * passes * after.weights_bound
+    # At either moment some units of the next pass may have been read ahead.
+    assert (passes - 1) * after.weights_bound < read < (passes + 1) * after.weights_bound
     assert (after.kv_read > 0) == (engine.policy.kv == "disk")
     engine.shutdown()
 
