@@ -619,9 +619,10 @@ def _second(found: Sequence[Score], first: Score) -> Score | None:
 
 
 def _binding(found: Sequence[Score], chosen: Score) -> str:
-    """The reason that keeps the cheapest impossible placement out, if it were better."""
+    """The reason that keeps the cheapest impossible placement out, if it were better. The small
+    model's own answer is always cheaper, so it is named only where nothing else is kept out."""
     kept_out = [s for s in found if s.why and s.total < chosen.total]
-    first = min(kept_out, key=_total, default=None)
+    first = min(kept_out, key=lambda s: (s.placement == "edge", s.total), default=None)
     return f"{first.placement}: {first.why}" if first is not None else "none"
 
 
