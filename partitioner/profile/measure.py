@@ -20,6 +20,7 @@ Clock = Callable[[], float]
 """Seconds."""
 
 LEAST_ROUNDS, MOST_ROUNDS = 5, 40
+STRETCHES = 5
 CHUNK = 256
 """Rows of the passes that fill a slot up to a context."""
 _TRIES = 8
@@ -121,10 +122,18 @@ def sustained(
 
 
 def _sustained(bench: Bench, cell: Cell, span_s: float) -> Sample:
+    """The median of a few stretches, each long enough for a throttle's pauses to even out."""
     bench.once(cell)
+    stretches = [_stretch(bench, cell, span_s / STRETCHES) for _ in range(STRETCHES)]
+    seconds = sorted(seconds for seconds, _ in stretches)[STRETCHES // 2]
+    return Sample(cell, seconds, sum(passes for _, passes in stretches))
+
+
+def _stretch(bench: Bench, cell: Cell, span_s: float) -> tuple[float, int]:
+    """Seconds a pass, pauses between passes included; and how many passes."""
     watch = bench.watch
     began, start, passes = watch.clock(), watch.now(), 0
-    while passes < 3 or watch.clock() - began < span_s:
+    while not passes or watch.clock() - began < span_s:
         bench.once(cell)
         passes += 1
-    return Sample(cell, (watch.now() - start) / passes, passes)
+    return (watch.now() - start) / passes, passes

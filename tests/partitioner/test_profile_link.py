@@ -9,6 +9,7 @@ import pytest
 pytest.importorskip("grpc", reason="the edge extra is not installed")
 
 from outrider.errors import CloudUnreachable
+from outrider.partitioner.observe import Exchange
 from outrider.partitioner.profile import link as links
 from outrider.partitioner.profile.link import Target, Wire, probe
 from outrider.testing.link import Link
@@ -49,13 +50,13 @@ def test_turns_alternate_all_kinds_of_exchange() -> None:
     seen: list[str] = []
 
     class Counted(Wire):
-        async def describe(self, size: str) -> links.Exchange:
+        async def describe(self, size: str) -> Exchange:
             seen.append(size)
-            return links.Exchange(1, 1, 0.0, 1.0)
+            return Exchange(1, 1, 0.0, 1.0)
 
-        async def refused(self, ids: int) -> links.Exchange:
+        async def refused(self, ids: int) -> Exchange:
             seen.append(str(ids))
-            return links.Exchange(1, 1, 0.0, 1.0)
+            return Exchange(1, 1, 0.0, 1.0)
 
     async def scene() -> None:
         wire = Counted(None, (), lambda: 0.0)

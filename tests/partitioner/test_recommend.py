@@ -85,4 +85,4 @@ def test_every_entry_names_its_sources() -> None:
 @pytest.mark.parametrize("field", ["ttft_s", "tpot_s", "sequences", "prompt_tokens"])
 def test_services_that_are_none_are_refused(field: str) -> None:
     with pytest.raises(ConfigError):
-        Service(**{field: 0})
+        Service(**{field: 0})  # type: ignore[arg-type]
