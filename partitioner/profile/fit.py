@@ -35,8 +35,9 @@ GAINS = (1.0, 0.85, 0.7, 0.55, 0.4, 0.3, 0.2, 0.15, 0.1)
 """Time of bytes from the cache over time of bytes from memory, as tried."""
 FREE = 1e18
 """Per second: what costs nothing, and can still stand in JSON."""
-CACHE_MODELS = 3
-"""With fewer a cache can not be told from a cost per layer."""
+TOLD_APART = 3
+"""With fewer models a cost per pass and a cache can not be told from a cost per layer, which
+then stands for all three: engines do their work by layers."""
 WORTH = 0.9
 """A cache is believed in when it brings the error below this share of that without."""
 
@@ -149,7 +150,7 @@ def fit(kind: Precision, observed: Sequence[Observation]) -> Rate:
     plain, error = _fit(kind, observed, math.inf, 1.0)
     best, least = plain, error * WORTH
     sizes = sorted({_streamed(o.graph, kind) for o in observed})
-    if len(sizes) < CACHE_MODELS:
+    if len(sizes) < TOLD_APART:
         return plain
     for low, high in pairwise(sizes):
         for gain in GAINS[1:]:
@@ -185,8 +186,11 @@ def _fit(
         rate = replace(rate, cache_bytes=cache, cache_bytes_per_s=speed)
     knots = _knots(observed)
     seconds = np.array([o.seconds for o in observed])
+    models = len({o.graph.name for o in observed})
     for _ in range(ROUNDS):
         table = np.array([list(_features(o, rate, knots)) for o in observed])
+        if models < TOLD_APART:
+            table[:, 0] = 0.0
         found = robust(table / seconds[:, None], np.ones(len(observed)))
         rate = _applied(rate, knots, found)
     return rate, geomean_error(ratios(rate, observed))

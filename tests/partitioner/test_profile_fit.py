@@ -62,6 +62,13 @@ def test_it_finds_what_made_the_times() -> None:
     assert (found.engine, found.dtype, found.bytes_per_weight) == ("torch", "float32", 4.0)
 
 
+def test_two_models_tell_no_cost_per_pass_from_one_per_layer() -> None:
+    found = fit.fit(KIND, observed(TRUE, (FITTED[0], FITTED[2]), cells.FULL))
+    assert found.pass_s == 0.0 and found.layer_s > TRUE.layer_s and not found.cache_bytes
+    held = observed(TRUE, OTHER, cells.HELD_OUT)
+    assert fit.geomean_error(fit.ratios(found, held)) < 0.05
+
+
 def test_the_roofline_alone_is_worse() -> None:
     known = observed(TRUE, FITTED, cells.FULL)
     held = observed(TRUE, OTHER, cells.HELD_OUT)
