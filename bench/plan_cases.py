@@ -231,14 +231,16 @@ def _between(a: str, b: str, random: np.random.Generator, far_s: float | None) -
 
 def with_useless(seed: int) -> tuple[Problem, str]:
     """A fleet of a few devices and one more that can only harm, and that one's name: every pass
-    through it takes a second, or every way to it most of one."""
+    through it takes a second; or it has no room for the model, and every way to it takes most of
+    a second."""
     random = np.random.default_rng(seed)
     objective: Objective = "latency" if seed % 2 else "throughput"
     load = Workload(sequences=int(random.choice([1, 4, 16])))
     layers, count = int(random.integers(8, 33)), int(random.integers(2, 6))
     problem = fleet(seed, layers, count, 2.0, objective, load)
     slow = bool(random.random() < 0.5)
-    useless = device("useless", 1e7 if slow else 1e11, 64 * GIB)
+    room = 64 * GIB if slow else int(0.4 * problem.graph.weight_bytes)
+    useless = device("useless", 1e7 if slow else 1e11, room)
     rate = replace(useless.rates[0], dtype="bfloat16", pass_s=1.0 if slow else 1e-4)
     far = (0.002, 1e8) if slow else (1.5, 2e4)
     links = tuple(link(other.name, "useless", *far) for other in problem.devices)

@@ -34,6 +34,9 @@ class Workload:
     """Rows of a prefill micro-batch."""
     batch: int = 1
     """Answers whose rows share a decode pass; at most `sequences`."""
+    alone: Literal["streams", "asks"] = "streams"
+    """A device with the whole model goes on by itself and streams its tokens home; or every pass
+    waits for home, as one stage of a chain does."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,9 @@ Decode. A pass carries `rows * batch` rows, from home through all stages and bac
     cycle = sum of stages + sum of hops        ids go to the first stage, hidden states
     tpot  = cycle / tokens_per_pass            between stages, one id per row goes back
 
+A device that holds the whole model does not wait for home: it goes on by itself and streams
+what it commits, so its cycle has no hops (unless `Workload.alone` says that it asks).
+
 Several answers. `sequences / batch` passes are under way at a time, and no device and no
 direction of a link does two things at once, so a pass completes every
 
@@ -276,9 +279,11 @@ def price(problem: Problem, parts: Sequence[Placed]) -> Estimate:
     """
     check_cover(problem, parts)
     ready = prepared(problem)
-    load, between = ready.workload, hops(ready, parts)
+    load = ready.workload
     stages = [decode_s(ready, part) for part in parts]
-    hop_time = sum(_transit_s(hop, hop.pass_bytes) for hop in between)
+    between = hops(ready, parts)
+    waits = len(parts) > 1 or load.alone == "asks"
+    hop_time = sum(_transit_s(hop, hop.pass_bytes) for hop in between) if waits else 0.0
     cycle = sum(stages) + hop_time
     tokens = load.tokens_per_pass * load.batch
     return Estimate(
@@ -357,9 +362,10 @@ def _dollars(problem: Problem, parts: Sequence[Placed], stages: Sequence[float])
 
 def value(problem: Problem, estimate: Estimate) -> float:
     """What the objective minimises."""
+    if problem.objective == "throughput":
+        return 1 / estimate.tokens_per_s if estimate.tokens_per_s > 0 else math.inf
     return {
         "latency": estimate.tpot_s,
-        "throughput": 1 / estimate.tokens_per_s,
         "energy": estimate.joules_per_token,
         "cost": estimate.dollars_per_mtoken,
     }[problem.objective]

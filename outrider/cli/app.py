@@ -41,6 +41,7 @@ VERBS = {
         "measure:fit",
         "Measure whether a draft suits a target, before anything is deployed.",
     ),
+    "plan": ("plan:plan", "Plan where the layers of a model run, and say why; nothing is moved."),
     "profile": (
         "profile:profile",
         "Measure this device and its links; recommend hardware for a model.",

@@ -128,7 +128,8 @@ class _Book:
         if hops is None:
             return np.full(len(cuts), np.inf)
         transit, send, wireless = hops
-        cycle = decode.sum(1) + transit
+        waits = len(order) > 1 or load.alone == "asks"
+        cycle = decode.sum(1) + (transit if waits else 0.0)
         interval = np.maximum(cycle * load.batch / load.sequences, send)
         interval = np.maximum(interval, self._grouped(order, decode).max(1))
         devices = [price.device_of(problem, option[0]) for option in order]

@@ -28,7 +28,7 @@ LIFTED: dict[str, Any] = {
 def with_memory(problem: Problem, factor: float, name: str | None = None) -> Problem:
     """All devices, or one, with so many times their memory."""
     devices = tuple(
-        replace(device, memory_bytes=min(PLENTY, int(device.memory_bytes * factor)))
+        replace(device, memory_bytes=int(min(PLENTY, device.memory_bytes * factor)))
         if name in (None, device.name)
         else device
         for device in problem.devices

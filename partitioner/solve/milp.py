@@ -102,8 +102,9 @@ def solve(problem: Problem, limit_s: float = LIMIT_S) -> Plan:
         raise _nothing()
     start = genetic.best(problem, generations=BEGIN)
     found = _run(highs, arrays, start, limit_s)
-    known = [parts for parts in (start, found.parts) if parts]
-    fine = [parts for parts in known if not price.violations(problem, parts)]
+    single = [parts for parts in _alone(arrays) if _fine(problem, parts)]
+    known = [*single, *(parts for parts in (start, found.parts) if parts)]
+    fine = [parts for parts in known if _fine(problem, parts)]
     if not fine:
         raise _nothing()
     parts = min(fine, key=lambda parts: _value(problem, parts))
@@ -392,23 +393,23 @@ def _run(
     if info.primal_solution_status != 2:
         return Solved(None, max(0.0, bound) / scale)
     values = np.array(solver.getSolution().col_value)
-    # A tied model on one device saves memory that counting units does not see.
-    alone = _alone(arrays)
-    return Solved(_parts(model, values), min(max(0.0, bound) / scale, alone))
+    return Solved(_parts(model, values), max(0.0, bound) / scale)
 
 
-def _alone(arrays: Tables) -> float:
-    """The best value of one device for all, infinite where none can."""
-    problem, units = arrays.problem, arrays.units
-    found = [math.inf]
-    for option in np.flatnonzero(arrays.allowed[:, 0, units]):
+def _alone(arrays: Tables) -> list[tuple[price.Part, ...]]:
+    """Each device for all: such plans save hops, and tied weights, that counting does not see."""
+    found: list[tuple[price.Part, ...]] = []
+    for option in np.flatnonzero(arrays.allowed[:, 0, arrays.units]):
         device, rate = arrays.devices[arrays.owner[option]], arrays.rates[option]
-        parts = (price.Part(device.name, 0, units, rate.engine, rate.dtype),)
-        try:
-            found.append(price.value(problem, price.price(problem, parts)))
-        except Unplannable:
-            continue
-    return min(found)
+        found.append((price.Part(device.name, 0, arrays.units, rate.engine, rate.dtype),))
+    return found
+
+
+def _fine(problem: Problem, parts: tuple[price.Part, ...]) -> bool:
+    try:
+        return not price.violations(problem, parts)
+    except Unplannable:
+        return False
 
 
 def _loaded(highs: Any, program: Program, terms: dict[int, float], limit_s: float) -> Any:

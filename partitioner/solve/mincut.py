@@ -18,6 +18,8 @@ from outrider.errors import ConfigError, InvalidProfile, Unplannable
 
 Side = Literal["device", "host"]
 HALVINGS = 60
+FINE = 1 << 50
+"""What all costs together count in whole numbers."""
 _DEVICE, _HOST = "\0device", "\0host"
 
 
@@ -103,17 +105,23 @@ def _dearest(operators: Sequence[Operator], flows: Sequence[Flow]) -> float:
 
 
 def _cut(network: Any, operators: Sequence[Operator], flows: Sequence[Flow], price: float) -> Cut:
-    """The minimum cut at a price per byte of device memory."""
+    """The minimum cut at a price per byte of device memory.
+
+    Capacities are whole numbers: sums of floats can not be compared for equality, which is how
+    a saturated edge is known.
+    """
+    there = {op.name: op.on_device + price * op.memory_bytes for op in operators}
+    total = sum(there.values()) + sum(op.on_host for op in operators)
+    scale = FINE / ((total + sum(flow.cost for flow in flows)) or 1.0)
     graph = network.DiGraph()
     graph.add_nodes_from((_DEVICE, _HOST))
     for op in operators:
-        _join(graph, _DEVICE, op.name, op.on_host, pinned=op.pinned == "device")
-        there = op.on_device + price * op.memory_bytes
-        _join(graph, op.name, _HOST, there, pinned=op.pinned == "host")
+        _join(graph, _DEVICE, op.name, op.on_host * scale, pinned=op.pinned == "device")
+        _join(graph, op.name, _HOST, there[op.name] * scale, pinned=op.pinned == "host")
     for flow in flows:
         for a, b in ((flow.a, flow.b), (flow.b, flow.a)):
-            already = graph.edges[a, b]["capacity"] if graph.has_edge(a, b) else 0.0
-            graph.add_edge(a, b, capacity=already + flow.cost)
+            already = graph.edges[a, b]["capacity"] if graph.has_edge(a, b) else 0
+            graph.add_edge(a, b, capacity=already + round(flow.cost * scale))
     _, (kept, _) = network.minimum_cut(graph, _DEVICE, _HOST)
     return _valued(operators, flows, frozenset(kept) - {_DEVICE})
 
@@ -122,8 +130,8 @@ def _join(graph: Any, a: str, b: str, cost: float, *, pinned: bool) -> None:
     """An edge without a capacity can not be cut."""
     if pinned:
         graph.add_edge(a, b)
-    elif cost > 0:
-        graph.add_edge(a, b, capacity=cost)
+    else:
+        graph.add_edge(a, b, capacity=round(cost))
 
 
 def _valued(operators: Sequence[Operator], flows: Sequence[Flow], device: frozenset[str]) -> Cut:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Protocol
@@ -12,11 +13,13 @@ from outrider.partitioner.plan import Estimate, Objective, Problem
 from outrider.partitioner.solve.limits import bounded, lifted, present, with_memory
 
 HALVINGS = 12
-MORE = 65536.0
-"""Times the memory that is there; with this much any model fits."""
+MORE = math.inf
+"""Times the memory that is there: as much as any model needs."""
 ROUNDING = 1.001
 """So that what is named can really be met."""
 GIB = float(1 << 30)
+MOST = 2.0**60
+"""A factor beyond which nothing is looked for."""
 
 
 class Placement(Protocol):
@@ -116,15 +119,14 @@ def _count(problem: Problem, best: Best) -> int:
 
 def _watts(problem: Problem, best: Best) -> str:
     """All caps raised by one factor."""
-    caps, low, high = problem.constraints.max_watts, 1.0, MORE
-    for _ in range(2 * HALVINGS):
-        middle = (low * high) ** 0.5
-        raised = tuple((name, watts * middle) for name, watts in caps)
-        if best(bounded(problem, "max_watts", raised)) is None:
-            low = middle
-        else:
-            high = middle
-    return "max_watts " + ", ".join(f"{n} {w * high * ROUNDING:.4g}" for n, w in caps)
+    caps = problem.constraints.max_watts
+
+    def met(factor: float) -> bool:
+        raised = tuple((name, watts * factor) for name, watts in caps)
+        return best(bounded(problem, "max_watts", raised)) is not None
+
+    factor = _smallest(met)
+    return "max_watts " + ", ".join(f"{name} {watts * factor:.4g}" for name, watts in caps)
 
 
 def _memory(problem: Problem, best: Best) -> Unplannable:
@@ -144,11 +146,18 @@ def _memory(problem: Problem, best: Best) -> Unplannable:
 
 
 def _factor(problem: Problem, best: Best, name: str | None) -> float:
-    low, high = 1.0, MORE
-    for _ in range(2 * HALVINGS):
+    return _smallest(lambda factor: best(with_memory(problem, factor, name)) is not None)
+
+
+def _smallest(met: Callable[[float], bool]) -> float:
+    """The least factor above 1 that meets it, known to be met by a large one; slightly above."""
+    low, high = 1.0, 2.0
+    while not met(high) and high < MOST:
+        low, high = high, 2 * high
+    for _ in range(HALVINGS):
         middle = (low * high) ** 0.5
-        if best(with_memory(problem, middle, name)) is None:
-            low = middle
-        else:
+        if met(middle):
             high = middle
+        else:
+            low = middle
     return high * ROUNDING

@@ -248,7 +248,13 @@ def decode(tables: Tables) -> Measure:
     ids = rows * price.ID_BYTES
     sizes = (ids, cut_bytes(tables.problem, rows), ids)
     wires = tables.wires
-    return Measure(tables.pass_s, *_hops(tables, wires.late, wires.slow, sizes))
+    hop, leave = _hops(tables, wires.late, wires.slow, sizes)
+    if tables.problem.workload.alone == "asks":
+        return Measure(tables.pass_s, hop, leave)
+    # A device with the whole model does not wait for home: what its hops add is taken off.
+    stage, away = tables.pass_s.copy(), (hop[0, tables.home] + leave)[tables.owner]
+    stage[:, 0, -1] -= np.where(np.isfinite(away), away, 0.0)
+    return Measure(stage, hop, leave)
 
 
 def sends(tables: Tables) -> Measure:
