@@ -35,9 +35,7 @@ class RealCommitter:
     planned: Plan | None = None
 
     def open(self, ticket: int, prompt: int, tokens: int, committed: int, now: float) -> None:
-        asked = Open(
-            ticket.to_bytes(16, "big"), 0, (RIGHT,) * prompt, (), GREEDY, 0, tokens
-        )
+        asked = Open(ticket.to_bytes(16, "big"), 0, (RIGHT,) * prompt, (), GREEDY, 0, tokens)
         ledger = Ledger(0)
         ledger.tokens.extend([RIGHT] * committed)
         choice = Choice(Session("", asked), 0, NOTHING, NOTHING, ledger, opened_at=now)
@@ -98,9 +96,7 @@ class RealCommitter:
         choice.settle((RIGHT,) * (held + 1), None, now)
         wish = self.scheduler.wish(choice)
         hints = len(work.hints)
-        return Settled(
-            ticket, work.rows, position, held + 1, hints, held, wish, done=_full(choice)
-        )
+        return Settled(ticket, work.rows, position, held + 1, hints, held, wish, done=_full(choice))
 
     def step_ms(self, rows: int) -> float:
         return self.scheduler.cost.ms(rows)

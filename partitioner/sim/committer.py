@@ -45,9 +45,7 @@ class Settled:
 class Committer(Protocol):
     """Times are seconds. A ticket names an answer."""
 
-    def open(
-        self, ticket: int, prompt: int, tokens: int, committed: int, now: float
-    ) -> None: ...
+    def open(self, ticket: int, prompt: int, tokens: int, committed: int, now: float) -> None: ...
 
     def seat(self, ticket: int) -> None:
         """It has a slot, and nothing stands in it."""

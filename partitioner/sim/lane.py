@@ -110,6 +110,8 @@ class Job:
     """Its committed end when the job was made."""
     length: int
     """With its chain."""
+    base: int
+    """What stood in the slot and was right."""
     rows: int
     """Of the first pass."""
     want: int
@@ -121,11 +123,12 @@ class Job:
     def of(cls, lane: Lane) -> Job:
         length = lane.end + len(lane.chain)
         whole = lane.ask.prompt + length
-        pending = whole - min(lane.filled, whole - 1)
+        base = min(lane.filled, whole - 1)
         good = not lane.chain or lane.chain[-1] == RIGHT
-        if pending > PREFILL_ROWS:
-            return cls(lane, lane.end, length, PREFILL_ROWS, 0, good)
-        return cls(lane, lane.end, length, pending, min(BURST, lane.depth - len(lane.chain)), good)
+        if whole - base > PREFILL_ROWS:
+            return cls(lane, lane.end, length, base, PREFILL_ROWS, 0, good)
+        want = min(BURST, lane.depth - len(lane.chain))
+        return cls(lane, lane.end, length, base, whole - base, want, good)
 
     def step(self) -> bool:
         """One more token; whether to go on."""
@@ -155,14 +158,12 @@ class Job:
     def take(self) -> None:
         """Into the lane, as far as it still fits."""
         lane = self.lane
-        base = lane.ask.prompt + self.length - self.rows
+        fed = self.base + self.rows + max(0, len(self.drafted) - 1)
         if not self.holds():
             # What the slot holds is right up to the first token that was not committed.
             wrong = self._foreseen().index(WRONG)
-            place = lane.ask.prompt + self.final + wrong
-            lane.filled = min(max(lane.filled, place), place)
+            lane.filled = min(fed, lane.ask.prompt + self.final + wrong)
             return
-        fed = base + self.rows + max(0, len(self.drafted) - 1)
-        lane.filled = max(lane.filled, fed) if self.want else max(lane.filled, base + self.rows)
+        lane.filled = fed
         known = lane.end + len(lane.chain) - self.length
         lane.chain.extend(self.drafted[max(0, known) :])

@@ -122,9 +122,7 @@ def knots(
 ) -> Knots:
     """ms of a pass of the whole model by its rows, by the planner's cost model."""
     count = len(graph.units)
-    return tuple(
-        (float(n), stage_s(graph, 0, count, device, rate, n, context) * 1e3) for n in rows
-    )
+    return tuple((float(n), stage_s(graph, 0, count, device, rate, n, context) * 1e3) for n in rows)
 
 
 def gear_of(

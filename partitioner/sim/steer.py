@@ -59,9 +59,7 @@ def _peer(book: Book, now: Now) -> PeerSignals:
     meter = book.meter(CLOUD, MODEL)
     meter.round_trip(now.rtt_ms, now.at_s)
     why = "" if now.reachable else "the link is down"
-    return meter.signals(
-        CLOUD, now.at_s, reachable=now.reachable, why=why, rtt_ms=now.rtt_ms
-    )
+    return meter.signals(CLOUD, now.at_s, reachable=now.reachable, why=why, rtt_ms=now.rtt_ms)
 
 
 @dataclass(slots=True)

@@ -171,9 +171,7 @@ def _lengths(
     return np.clip(np.round(drawn), least, most).astype(np.int64)
 
 
-def _asks(
-    random: np.random.Generator, times: NDArray[np.float64], devices: int
-) -> Iterator[Ask]:
+def _asks(random: np.random.Generator, times: NDArray[np.float64], devices: int) -> Iterator[Ask]:
     eager = random.lognormal(0.0, ACTIVITY, devices)
     who = random.choice(devices, size=len(times), p=eager / eager.sum())
     prompts, tokens = (_lengths(random, len(times), form) for form in (PROMPT, TOKENS))
@@ -182,9 +180,7 @@ def _asks(
         yield Ask(round(float(at), 4), int(device), int(prompt), int(count), round(float(skill), 4))
 
 
-def _day(
-    random: np.random.Generator, riders: Sequence[Rider], seconds: float
-) -> Iterator[Change]:
+def _day(random: np.random.Generator, riders: Sequence[Rider], seconds: float) -> Iterator[Change]:
     """Away between a quarter and four fifths of the day, on cellular; now and then no link."""
     found = []
     for number, rider in enumerate(riders):

@@ -1,0 +1,73 @@
+"""A fleet to begin with: three kinds of devices and a cloud's accelerator, all estimates.
+
+Speeds are data sheets' times the usual shares of them that are reached (memory three
+quarters, arithmetic less than half); watts are those of the power constants. Who has
+measured better passes a profile (`outrider profile`) or calibrates (`bench sim`).
+"""
+
+from __future__ import annotations
+
+from outrider.models import graph as graphs
+from outrider.partitioner.device import DeviceProfile, Rate
+from outrider.partitioner.power import constants
+from outrider.partitioner.sim.agreement import Agreement
+from outrider.partitioner.sim.setup import Gear, World, cloud_of, gear_of
+
+TARGET = "shape:qwen2.5-32b"
+DRAFT = "shape:qwen2.5-0.5b"
+GIB = 1 << 30
+DOLLARS_PER_HOUR = 3.0
+"""Of one accelerator of 80 GB, as clouds rent it by the hour."""
+
+
+def accelerator() -> DeviceProfile:
+    """An accelerator with 80 GB of HBM3: 3.35 TB/s, 990 TFLOP/s in bfloat16."""
+    rate = Rate("torch", "bfloat16", 990e12 * 0.45, 3.35e12 * 0.75, pass_s=1e-3, source="estimated")
+    return DeviceProfile(
+        "accelerator",
+        "cloud",
+        80 * GIB,
+        (rate,),
+        busy_w=constants.cloud_w("cuda:0"),
+        dollars_per_hour=DOLLARS_PER_HOUR,
+    )
+
+
+def _device(name: str, flops: float, moved: float, base_w: float, busy_w: float) -> DeviceProfile:
+    rate = Rate(
+        "llama", "q8_0", flops * 0.4, moved * 0.75, pass_s=2e-4, bytes_per_weight=1.0625,
+        source="estimated",
+    )  # fmt: skip
+    kind = "laptop" if name == "laptop" else "phone" if name == "phone" else "jetson"
+    return DeviceProfile(name, kind, 8 * GIB, (rate,), idle_w=base_w, busy_w=busy_w)
+
+
+def gears(draft: str = DRAFT) -> tuple[Gear, ...]:
+    """laptop, phone, jetson, each drafting with a model. Raises NotFound, ModelError."""
+    graph = graphs.read(draft)
+    laptop = _device("laptop", 0.8e12, 68e9, 5.0, constants.busy_w("laptop"))
+    phone = _device("phone", 0.3e12, 51e9, 0.8, constants.busy_w("phone"))
+    jetson = _device("jetson", 2.5e12, 102e9, 6.0, constants.busy_w("jetson"))
+    return (
+        gear_of("laptop", graph, laptop, laptop.rates[0], battery_wh=55.0),
+        gear_of("phone", graph, phone, phone.rates[0], radio="cellular", battery_wh=17.0),
+        gear_of("jetson", graph, jetson, jetson.rates[0], radio="ethernet"),
+    )
+
+
+def world(
+    target: str = TARGET,
+    draft: str = DRAFT,
+    *,
+    clouds: int = 1,
+    slots: int = 64,
+    agreement: Agreement | None = None,
+) -> World:
+    """Raises NotFound or ModelError for models that can not be read."""
+    device = accelerator()
+    return World(
+        gears(draft),
+        cloud_of(graphs.read(target), device, device.rates[0], slots=slots),
+        clouds,
+        agreement or Agreement(),
+    )
