@@ -515,6 +515,8 @@ class Daemon:
             loop_lag_p99_ms=round(self.lag.quantile_ms(0.99), 3),
             events_address=self.fanout.address or None,
             power=self.power.status() if self.power is not None else None,
+            placements=self.governor.status(),
+            decisions=dict(self.governor.counts),
         )
 
     async def close(self) -> None:

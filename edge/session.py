@@ -497,9 +497,21 @@ class Request:
             return
         before = steering.peer
         if steering.look(self._wants()):
+            self._moving = steering.peer != before and self._can_move(steering, before)
             self.energy.placed(self.job.id, steering.placement)
-            self._moving = steering.peer != before
         self._apply_drafting()
+
+    def _can_move(self, steering: Steering, before: str) -> bool:
+        """Whether the committer that was chosen may have it; else everything stays."""
+        assert self.link is not None
+        known = {peer.address: peer for peer in self.link.peers}
+        chosen = known.get(steering.peer)
+        if chosen is not None and self._may_have(chosen):
+            return True
+        self.barred.add(steering.peer)
+        here = known.get(before)
+        steering.opened(before, here.kind if here is not None else "cloud")
+        return False
 
     def _drafts(self) -> bool:
         return self.steering is not None and self.steering.drafts

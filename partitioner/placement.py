@@ -61,7 +61,7 @@ class Rules:
     agree: int = 3
     """Looks in a row that must come to the same conclusion."""
     longest_dwell_s: float = 60.0
-    """Each change that takes back the one before doubles the dwell, up to this."""
+    """Each change that takes back the one before triples the dwell, up to this."""
     probes: bool = True
 
 
@@ -511,7 +511,8 @@ class Pilot:
     ) -> Verdict:
         """A constraint acts at once."""
         self._end_probe(signals, taught=False)
-        return self._change(now, best, found, signals, now.why)
+        verdict = self._change(now, best, found, signals, now.why)
+        return replace(verdict, binding=f"{now.placement}: {now.why}")
 
     def _try(self, other: Score, found: tuple[Score, ...], signals: Signals) -> Verdict:
         self.budget.begin()
@@ -553,10 +554,10 @@ class Pilot:
         gain = _gain(old, new) if math.isfinite(old.total) else None
         cause = _cause(self.seen, signals)
         again = new.placement == self.before
-        calm = signals.at_s - self.since_s > 4.0 * self.dwell_s
-        shifted = _shift(self.seen, signals) > SHIFT
         longest = self.rules.longest_dwell_s
-        grown = min(longest, 2.0 * self.dwell_s) if again and not calm else self.rules.dwell_s
+        calm = signals.at_s - self.since_s > 2.0 * longest
+        shifted = _shift(self.seen, signals) > SHIFT
+        grown = min(longest, 3.0 * self.dwell_s) if again and not calm else self.rules.dwell_s
         self.dwell_s = self.rules.dwell_s if shifted else grown
         self.before, self.placement, self.peer = old.placement, new.placement, new.peer
         self.since_s, self.since_at = signals.at_s, self.wants.committed
