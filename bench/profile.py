@@ -58,7 +58,7 @@ HELD_OUT: tuple[Form | str, ...] = (
 )
 QUICK_HELD_OUT: tuple[Form | str, ...] = (Form(768, 2048, 3, 12, 4), "bundled:target")
 BUDGET_S, QUICK_BUDGET_S = 3.5, 0.4
-THROTTLED_FORM = Form(640, 1792, 5, 10, 5)
+THROTTLED_FORM = Form(896, 2432, 3, 14, 7)
 THROTTLED = (Cell(1, 192), Cell(1, 800), Cell(6, 192, "all"), Cell(24, 192), Cell(96, 192))
 DUTIES, QUICK_DUTIES = (0.7, 0.4), (0.5,)
 """Shares of the time in which the throttled process runs."""

@@ -91,7 +91,7 @@ def profile(
             shape:NAME of a well-known one.
         engine: torch, llama or onnx, or with a precision as llama:q8_0. Repeat it for several;
             by default all that are installed.
-        quick: The usual precision of each engine, two small models; under half a minute.
+        quick: The usual precision of each engine, smaller models; about half a minute.
         saved: Measure nothing, read the saved profile.
         slowdown: Only measure how much slower the device is now than its saved profile.
         providers: Only show onnxruntime's execution providers, their options and what they take.

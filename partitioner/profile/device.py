@@ -44,7 +44,7 @@ WATTS: dict[DeviceKind, tuple[float, float]] = {
 """Idle, and beyond it while one engine computes: estimates of the class, until power readers
 say better. Orders of magnitude as in docs/profiles.md."""
 
-PROBE_FORM = Form(512, 1408, 4, 8, 4)
+PROBE_FORM = Form(640, 1792, 3, 10, 5)
 PROBE = (Cell(1, 192), Cell(48, 192))
 """The reference passes. Each plan measures them, and never fits to them."""
 PROBE_S = 0.5
@@ -72,7 +72,7 @@ FULL = Plan(
     budget_s=4.0,
 )
 QUICK = Plan(
-    fitted=(Form(256, 704, 8, 4, 2), Form(1024, 2816, 2, 16, 8)),
+    fitted=(Form(256, 704, 6, 4, 2), Form(512, 1408, 3, 8, 4), Form(1024, 2816, 2, 16, 8)),
     held_out=(PROBE_FORM,),
     cells=grids.QUICK,
     checked=grids.grid((1, 3, 12, 48), (192,), 4),

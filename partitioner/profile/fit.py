@@ -13,7 +13,6 @@ import math
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +37,8 @@ FREE = 1e18
 TOLD_APART = 3
 """With fewer models a cost per pass and a cache can not be told from a cost per layer, which
 then stands for all three: engines do their work by layers."""
+BEYOND = 1.1
+"""A cache is believed to hold this much more than the largest model that was seen in it."""
 WORTH = 0.9
 """A cache is believed in when it brings the error below this share of that without."""
 
@@ -152,9 +153,9 @@ def fit(kind: Precision, observed: Sequence[Observation]) -> Rate:
     sizes = sorted({_streamed(o.graph, kind) for o in observed})
     if len(sizes) < TOLD_APART:
         return plain
-    for low, high in pairwise(sizes):
+    for low in sizes[:-1]:
         for gain in GAINS[1:]:
-            found, error = _fit(kind, observed, math.sqrt(low * high), gain)
+            found, error = _fit(kind, observed, low * BEYOND, gain)
             if error < least:
                 best, least = found, error
     return best
