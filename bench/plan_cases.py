@@ -188,7 +188,10 @@ def fleet(
     apart = random.uniform(0.010, 0.080, (SITES, SITES))
     links = tuple(
         _between(
-            devices[a].name, devices[b].name, random, None if near else apart[sites[a], sites[b]]
+            devices[a].name,
+            devices[b].name,
+            random,
+            None if near else float(apart[sites[a], sites[b]]),
         )
         for a in range(count)
         for b in range(a + 1, count)

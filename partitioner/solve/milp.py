@@ -153,7 +153,7 @@ def runs_of(arrays: Tables) -> Runs:
     fresh[1:] = ~np.isclose(single[:, 1:], single[:, :-1], rtol=1e-9).all(0)
     fresh[1:] |= stay[1:] != stay[:-1]
     starts = np.flatnonzero(fresh)
-    sizes = np.diff([*starts, arrays.units])
+    sizes = np.diff(starts, append=arrays.units)
     return Runs(tuple(int(size) for size in sizes), tuple(int(start) for start in starts))
 
 

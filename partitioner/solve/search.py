@@ -29,11 +29,13 @@ from outrider.partitioner.solve.tables import Bools, Floats, Ints, Measure, Pref
 
 NARROWEST, WIDER, WIDEST = 6, 4, 24576
 """States of a level: at first, how many times more at each run, and at last."""
-ASCENTS, EVERY, ONCE = 6, 2, 4
+ASCENTS, EVERY, ONCE, ONCE_MANY = 6, 2, 4, 6
 """Improvements of the multipliers, after how many of them two more devices are used but once,
-and how many in all."""
+and how many in all: at first, and where that was not enough."""
 SHORT = 0.02
 """Longest step of an ascent, of the bound."""
+ROUNDING = 1e-11
+"""Relative error of sums."""
 GAIN = 1e-9
 """Relative gain that is not worth another placement."""
 ALIKE = 2
@@ -66,6 +68,11 @@ class Question:
     enough: float = -np.inf
     """A placement with at most this ends the search."""
     widest: int = WIDEST
+
+    @property
+    def cap(self) -> float:
+        """`busiest_s`, so that equal units sum to equal times wherever they stand."""
+        return self.busiest_s * (1 + ROUNDING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +116,8 @@ class Arena:
     """[device]: most units in a stage that is neither first nor last."""
     tail: Floats
     """[device]: most units in a last stage."""
+    longest: int
+    """Most units in any stage."""
 
     @property
     def units(self) -> int:
@@ -181,6 +190,7 @@ def solve(question: Question) -> Verdict:
     lead = relax(arena, 0, knapsack(arena))
     others = tuple(relax(arena, k, zero) for k in range(1, len(arena.stages)))
     best, answer, width = question.below, None, NARROWEST
+    ascents = [ONCE_MANY, ONCE]
     while True:
         found, whole = run(arena, (lead, *others), best, width)
         if found is not None:
@@ -190,8 +200,10 @@ def solve(question: Question) -> Verdict:
             return Verdict(answer, best)
         if width >= question.widest:
             return Verdict(answer, min(lead.whole, best))
-        if width == (NARROWEST if np.isinf(question.busiest_s) else NARROWEST * WIDER**2):
-            lead = ascend(arena, lead, best)
+        # A cap leaves few placements, which are found or ruled out without a better bound.
+        eager = NARROWEST if np.isinf(question.busiest_s) else NARROWEST * WIDER**2
+        if ascents and (width == eager or width > NARROWEST * WIDER):
+            lead = ascend(arena, lead, best, ascents.pop())
         width *= WIDER if found is not None or width == NARROWEST else WIDER**2
 
 
@@ -206,10 +218,11 @@ def prepare(question: Question) -> Arena:
         extra.append(question.prefill.total)
         most.append(question.max_ttft_s)
     measures = (question.measure, *extra)
-    allowed = tables.allowed & (tables.pass_s <= question.busiest_s)
+    allowed = tables.allowed & (tables.pass_s <= question.cap)
     stages = tuple(np.where(allowed, m.stage, np.inf) for m in measures)
     hops, leaves = _links(question, measures)
-    _, reach, tail = _rooms(tables, allowed)
+    begin, reach, tail = _rooms(tables, allowed)
+    alone = tables.units if allowed[:, 0, -1].any() else 1
     owner, picks = tables.owner, None
     if len(measures) == 1 and tables.twice is None:
         owner, picks, stages = _collapse(tables.owner, stages[0])
@@ -227,6 +240,7 @@ def prepare(question: Question) -> Arena:
         count=len(tables.devices) if limits.max_devices is None else limits.max_devices,
         reach=reach,
         tail=tail,
+        longest=int(max(alone, begin.max(), reach.max(), tail.max())),
     )
 
 
@@ -237,7 +251,7 @@ def _links(
     if np.isinf(question.busiest_s):
         return hops, leaves
     taken = sends(question.tables)
-    free, home = taken.hop <= question.busiest_s, taken.leave <= question.busiest_s
+    free, home = taken.hop <= question.cap, taken.leave <= question.cap
     return (
         tuple(np.where(free, hop, np.inf) for hop in hops),
         tuple(np.where(home, leave, np.inf) for leave in leaves),
@@ -269,7 +283,7 @@ def _rooms(tables: Tables, allowed: Bools) -> tuple[Floats, Floats, Floats]:
 def roomy(question: Question) -> bool:
     """Whether the devices could hold all units if links and order did not matter."""
     tables = question.tables
-    allowed = tables.allowed & (tables.pass_s <= question.busiest_s)
+    allowed = tables.allowed & (tables.pass_s <= question.cap)
     begin, reach, tail = _rooms(tables, allowed)
     alone = bool(allowed[:, 0, -1].any())
     most = reach.sum() + (begin - reach).max() + (tail - reach).max()
@@ -322,7 +336,8 @@ def relax(arena: Arena, index: int, price: Floats, once: tuple[int, ...] = ()) -
     ends[:, :, units] = leave[owner] + barred
     into, fee = hop[:, :, owner], price[owner]
     for cut in range(units - 1, -1, -1):
-        enter[cut] = (stage[:, cut, cut + 1 :] + ends[:, :, cut + 1 :]).min(2) + fee
+        far = cut + 1 + arena.longest
+        enter[cut] = (stage[:, cut, cut + 1 : far] + ends[:, :, cut + 1 : far]).min(2) + fee
         onward[cut] = (into[cut] + enter[cut][:, None, :]).min(2)
         ends[:, :, cut] = onward[cut][then, owner] + barred
     whole = float(onward[0, -1, arena.question.tables.home] - price.sum())
@@ -355,11 +370,12 @@ def uses(arena: Arena, relaxed: Relaxed) -> Floats:
     return found
 
 
-def ascend(arena: Arena, start: Relaxed, best: float) -> Relaxed:
+def ascend(arena: Arena, start: Relaxed, best: float, most: int) -> Relaxed:
     """Raise the lower bound towards `best`: by prices on devices that are used too often, and
     by using those that are it most often only once.
 
-    Polyak's step; a device that must be used may have a negative price.
+    Polyak's step; a device that must be used may have a negative price. `most`: how many devices
+    are used once only.
     """
     top, last, scale = start, start, 1.0
     must = ((arena.must >> np.arange(arena.devices)) & 1).astype(bool)
@@ -371,7 +387,7 @@ def ascend(arena: Arena, start: Relaxed, best: float) -> Relaxed:
         often += np.maximum(excess, 0)
         once = top.once
         if turn % EVERY == EVERY - 1:
-            once = _oftenest(often, once)
+            once = _oftenest(often, once, most)
         excess[(excess < 0) & (last.price <= 0) & ~must] = 0
         if not excess.any():
             break
@@ -385,11 +401,11 @@ def ascend(arena: Arena, start: Relaxed, best: float) -> Relaxed:
     return top
 
 
-def _oftenest(often: Floats, once: tuple[int, ...]) -> tuple[int, ...]:
-    """Two more devices, up to `ONCE`, by how often the relaxed optimum used them again."""
+def _oftenest(often: Floats, once: tuple[int, ...], most: int) -> tuple[int, ...]:
+    """Two more devices, up to `most`, by how often the relaxed optimum used them again."""
     order = [int(device) for device in np.argsort(-often) if often[device] > 0]
     more = [device for device in order if device not in once][:2]
-    return (*once, *more)[:ONCE]
+    return (*once, *more)[:most]
 
 
 def knapsack(arena: Arena) -> Floats:
@@ -438,18 +454,23 @@ def run(
             break
         after = distinct(arena, after)
         if len(after) > width:
-            after, whole = _thinned(after, width), False
+            after, whole = _thinned(arena, after, width), False
         levels.append(after)
     return found, whole
 
 
-def _thinned(states: States, width: int) -> States:
-    """The most promising, but few with the same devices while there are others."""
-    order = np.lexsort((states.bound, states.used))
+def _thinned(arena: Arena, states: States, width: int) -> States:
+    """The most promising, but few with the same devices while there are others.
+
+    Under a cap on the busiest device room is what runs out, so what wastes least of it is."""
+    merit = states.bound
+    if np.isfinite(arena.question.busiest_s):
+        merit = -(states.cut + _room(arena, states.used))
+    order = np.lexsort((states.bound, merit, states.used))
     used, place = states.used[order], np.arange(len(order))
     opens = np.concatenate([[True], used[1:] != used[:-1]])
     rank = place - np.maximum.accumulate(np.where(opens, place, 0))
-    first = np.lexsort((states.bound[order], rank >= ALIKE))
+    first = np.lexsort((states.bound[order], merit[order], rank >= ALIKE))
     return states.take(order[first[:width]])
 
 
@@ -593,7 +614,7 @@ def _kept(arena: Arena, bounds: Sequence[Relaxed], before: States, made: States)
         held = tables.memory[place] + tables.memory[home, 0, end]
         taken = tables.pass_s[place] + tables.pass_s[home, 0, end]
         room = tables.devices[tables.home].memory_bytes
-        both = (before.first >= 0) & (held <= room) & (taken <= question.busiest_s)
+        both = (before.first >= 0) & (held <= room) & (taken <= question.cap)
         fine &= both | (made.device != tables.twice)
     if question.prefill is not None:
         sum_s = made.cost[-1] + bounds[-1].onward[made.cut, 0, made.device]

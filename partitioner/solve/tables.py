@@ -292,7 +292,7 @@ def losses(tables: Tables) -> Measure:
     per_unit = dict(tables.problem.constraints.dtype_loss)
     each = np.array([per_unit.get(rate.dtype, 0.0) for rate in tables.rates])
     size = np.arange(tables.units + 1)
-    stage = each[:, None, None] * (size[None, :] - size[:, None])
+    stage: Floats = each[:, None, None] * (size[None, :] - size[:, None]).astype(np.float64)
     nothing = np.zeros_like(tables.wires.slow)
     none = (0.0, np.zeros(tables.units + 1), 0.0)
     return Measure(stage, *_hops(tables, nothing, nothing, none))
