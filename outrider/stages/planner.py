@@ -111,6 +111,8 @@ def _workload(demand: Demand) -> Workload:
         new_tokens=new,
         sequences=max(1, math.ceil(demand.tokens / (prompt + new))),
         activation_bytes=demand.activation_bytes,
+        # Even one worker is a stage of a chain: the coordinator asks for every pass.
+        alone="asks",
     )
 
 
