@@ -46,6 +46,7 @@ VERBS = {
         "profile:profile",
         "Measure this device and its links; recommend hardware for a model.",
     ),
+    "sim": ("sim:sim", "Simulate a fleet: SLO, joules and dollars, policy beside policy."),
     "doctor": ("health:doctor", "Check the installation, the engines, the ports and the links."),
     "bench": ("measure:bench", "Run a bench of the source checkout."),
     "version": ("look:version", "Versions of Outrider, Python and the engines."),

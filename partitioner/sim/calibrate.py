@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from statistics import fmean, median
 
 import numpy as np
+from numpy.typing import NDArray
 
 from outrider.partitioner.signals import Knots, at
 from outrider.partitioner.sim.agreement import DEPTHS, Agreement
@@ -105,29 +106,75 @@ def noise_of(points: Sequence[tuple[int, float]], knots: Knots) -> float:
 
 
 def agreement_of(chains: Iterable[Sequence[tuple[int, bool]]], base: Agreement) -> Agreement:
-    """Acceptance by depth, and how far answers differ in it beyond chance."""
-    kept = [chain for chain in chains if chain]
-    if not kept:
+    """Acceptance by depth, and how far answers differ in it.
+
+    Both at once, by the likelihood: a poor answer has more first drafts than a good one, and
+    only good ones reach great depths, so that plain shares by depth would be off both ways.
+    An answer's own log-odds are normal; they are summed over by Gauss-Hermite quadrature,
+    and the rates at each spread found by expectation maximisation.
+    """
+    tried, held = _tallies(chains)
+    if not tried.sum():
         return base
-    tried, held = np.zeros(DEPTHS), np.zeros(DEPTHS)
-    for chain in kept:
+    found = [_rates_at(spread, tried, held) for spread in SPREADS]
+    likelihood = [_posterior(s, r, tried, held)[1] for s, r in zip(SPREADS, found, strict=True)]
+    best = int(np.argmax(likelihood))
+    return Agreement(tuple(float(rate) for rate in _odds(found[best])), float(SPREADS[best]))
+
+
+SPREADS = np.arange(0.0, 1.6, 0.1)
+NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(9)
+ROUNDS = 25
+Floats = NDArray[np.float64]
+
+
+def _tallies(chains: Iterable[Sequence[tuple[int, bool]]]) -> tuple[Floats, Floats]:
+    """[answers, depths]: drafts compared, and those of them that held."""
+    kept = [chain for chain in chains if chain]
+    tried, held = (np.zeros((max(1, len(kept)), DEPTHS)) for _ in range(2))
+    for row, chain in enumerate(kept):
         for depth, equal in chain:
-            tried[min(depth, DEPTHS - 1)] += 1
-            held[min(depth, DEPTHS - 1)] += equal
-    rates: list[float] = []
-    for depth in range(DEPTHS):
-        prior = rates[-1] if rates else held.sum() / tried.sum()
-        rates.append(float((held[depth] + prior * PRIOR_TRIES) / (tried[depth] + PRIOR_TRIES)))
-    return Agreement(tuple(rates), _spread(kept, rates))
+            tried[row, min(depth, DEPTHS - 1)] += 1
+            held[row, min(depth, DEPTHS - 1)] += equal
+    return tried, held
 
 
-def _spread(chains: Sequence[Sequence[tuple[int, bool]]], rates: Sequence[float]) -> float:
-    """Method of moments on the log-odds: held minus expected, beyond binomial variance."""
-    off = variance = slope = 0.0
-    for chain in chains:
-        chances = [rates[min(depth, DEPTHS - 1)] for depth, _ in chain]
-        own = sum(rate * (1.0 - rate) for rate in chances)
-        off += (sum(equal for _, equal in chain) - sum(chances)) ** 2
-        variance += own
-        slope += own * own
-    return math.sqrt(max(0.0, off - variance) / slope) if slope else 0.0
+def _odds(logits: Floats) -> Floats:
+    return np.asarray(1.0 / (1.0 + np.exp(-logits)), dtype=np.float64)
+
+
+def _rates_at(spread: float, tried: Floats, held: Floats) -> Floats:
+    """Log-odds by depth of an average answer, when answers differ so much."""
+    logits = np.zeros(DEPTHS)
+    total = held.sum(axis=0)
+    for _ in range(ROUNDS):
+        posterior, _ = _posterior(spread, logits, tried, held)
+        leaning = np.concatenate([logits[:1], logits[:-1]])
+        logits = _solve(spread, tried.T @ posterior, total, leaning)
+    return logits
+
+
+def _posterior(spread: float, logits: Floats, tried: Floats, held: Floats) -> tuple[Floats, float]:
+    """(P(node | answer), log likelihood of everything)."""
+    chance = np.clip(_odds(logits[:, None] + spread * NODES[None, :]), 1e-9, 1 - 1e-9)
+    log = held @ np.log(chance) + (tried - held) @ np.log(1.0 - chance)
+    log += np.log(WEIGHTS / WEIGHTS.sum())
+    top = log.max(axis=1, keepdims=True)
+    weight = np.exp(log - top)
+    whole = weight.sum(axis=1, keepdims=True)
+    return weight / whole, float((top + np.log(whole)).sum())
+
+
+def _solve(spread: float, tried: Floats, held: Floats, leaning: Floats) -> Floats:
+    """Log-odds by depth at which as many hold as did, leaning on the shallower depth's.
+
+    `tried` [depths, nodes], `held` [depths]; by bisection.
+    """
+    low, high = np.full(DEPTHS, -6.0), np.full(DEPTHS, 6.0)
+    wanted = held + PRIOR_TRIES * _odds(leaning)
+    for _ in range(30):
+        middle = (low + high) / 2.0
+        expected = (tried * _odds(middle[:, None] + spread * NODES[None, :])).sum(axis=1)
+        under = expected + PRIOR_TRIES * _odds(middle) < wanted
+        low, high = np.where(under, middle, low), np.where(under, high, middle)
+    return np.asarray((low + high) / 2.0)

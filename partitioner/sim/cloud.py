@@ -21,6 +21,7 @@ class Guest:
     """A session as the cloud keeps it beside its committer."""
 
     ticket: int
+    tokens: int
     opened_s: float
     send: Callable[[Told], None]
     seated: bool = False
@@ -74,7 +75,7 @@ class Cloud:
         if len(self.guests) >= self.setup.most_sessions:
             return False
         self.committer.open(ticket, prompt, tokens, committed, self.env.now)
-        self.guests[ticket] = Guest(ticket, self.env.now, send)
+        self.guests[ticket] = Guest(ticket, tokens, self.env.now, send)
         self.wake()
         return True
 
@@ -88,19 +89,23 @@ class Cloud:
             guest.detached_s = self.env.now
             self.committer.detach(ticket)
 
-    def attach(self, ticket: int, seen: int, send: Callable[[Told], None]) -> Told | None:
-        """Its device is back and holds `seen` tokens: what it missed; None when all is
-        forgotten."""
+    def attach(self, ticket: int, seen: int, send: Callable[[Told], None]) -> bool:
+        """Its device is back and holds `seen` tokens, and is sent what it missed; False when
+        all is forgotten."""
         guest = self.guests.get(ticket)
         if guest is None:
-            return None
+            return False
         if guest.detached_s is not None and self.env.now - guest.detached_s > self.setup.ttl_s:
             self.drop(ticket)
-            return None
+            return False
         guest.detached_s, guest.send = None, send
-        missed = self.committer.attach(ticket, seen) - seen
+        committed = self.committer.attach(ticket, seen)
+        if committed > seen:
+            send(Told(guest, seen, committed - seen))
+        if committed >= guest.tokens:
+            self.drop(ticket)
         self.wake()
-        return Told(guest, seen, missed)
+        return True
 
     def drop(self, ticket: int) -> None:
         guest = self.guests.pop(ticket, None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from outrider.partitioner.signals import Energy, Placement, at
 from outrider.partitioner.sim.agreement import Bits
 from outrider.partitioner.sim.charge import Battery
 from outrider.partitioner.sim.cloud import Cloud, Guest, Told
-from outrider.partitioner.sim.lane import Job, Lane
+from outrider.partitioner.sim.lane import Hint, Job, Lane
 from outrider.partitioner.sim.policies import Policy
 from outrider.partitioner.sim.result import Served
 from outrider.partitioner.sim.setup import Gear, World
@@ -192,13 +193,12 @@ class Device:
             arrives = max(arrives, self._up.get(lane.number, 0.0))
             self._up[lane.number] = arrives
             self._radio(lane, MESSAGE_BYTES)
-            cloud, epoch, sent = self._at[lane.number], lane.epoch, hint
+            self._later(arrives - self.env.now, partial(self._reach, lane, hint, lane.epoch))
 
-            def hear() -> None:
-                if epoch == lane.epoch:
-                    cloud.hear(lane.number, sent.seen, sent.base, sent.tokens)
-
-            self._later(arrives - self.env.now, hear)
+    def _reach(self, lane: Lane, hint: Hint, epoch: int) -> None:
+        """A hint is at the cloud, if its stream still stands."""
+        if epoch == lane.epoch and lane.number in self._at:
+            self._at[lane.number].hear(lane.number, hint.seen, hint.base, hint.tokens)
 
     # --- a link that is cut ------------------------------------------------------------------
 
@@ -211,38 +211,26 @@ class Device:
                 continue
             lane.epoch += 1
             epoch = lane.epoch
-            self._later(NOTICE_S, lambda c=cloud, n=lane.number, e=epoch: self._miss(c, n, e))
+            self._later(NOTICE_S, partial(self._miss, cloud, lane, epoch))
             back = max(seconds, NOTICE_S) + RECONNECT_S + self.link.rtt_ms / 1e3
-            self._later(back, lambda lane=lane, epoch=epoch: self._resume(lane, epoch))
+            self._later(back, partial(self._resume, lane, epoch))
 
-    def _miss(self, cloud: Cloud, ticket: int, epoch: int) -> None:
-        lane = next((lane for lane in self.lanes if lane.number == ticket), None)
-        if lane is not None and lane.epoch == epoch:
-            cloud.detach(ticket)
+    def _miss(self, cloud: Cloud, lane: Lane, epoch: int) -> None:
+        if lane.epoch == epoch and not lane.over:
+            cloud.detach(lane.number)
 
     def _resume(self, lane: Lane, epoch: int) -> None:
         if lane.epoch != epoch or lane.over:
             return
         lane.reconnect()
         cloud = self._at[lane.number]
-        missed = cloud.attach(lane.number, lane.end, self._sender(lane))
-        if missed is None:
-            self._open(lane)
-        elif missed.tokens:
-            self._later(
-                self.link.way_s(self.world.overheads.down_ms),
-                lambda: self._caught_up(lane, missed, epoch, cloud),
-            )
-        else:
+        if cloud.attach(lane.number, lane.end, self._sender(lane)):
             self._opened(lane)
-
-    def _caught_up(self, lane: Lane, missed: Told, epoch: int, cloud: Cloud) -> None:
-        self._heard(lane, missed, epoch)
-        if lane.over:
-            cloud.drop(lane.number)
+        else:
+            self._open(lane)
 
     def _link_wait(self) -> float:
-        return max(0.0, self.link.down_until - self.env.now)
+        return max(0.0, self.link.down_until - float(self.env.now))
 
     # --- the drafter -----------------------------------------------------------------------
 

@@ -288,7 +288,8 @@ class FleetCloud:
     def _seen_at(self, who: Ints, when: Floats) -> Ints:
         begin = max(0, self._last - REMEMBERED)
         place = np.searchsorted(self._times[begin : self._last], when, side="right") - 1
-        return self._seen[begin + np.maximum(place, 0), who]
+        found: Ints = self._seen[begin + np.maximum(place, 0), who]
+        return found
 
     def _hold(self, here: Ints, live: Ints, now: float) -> tuple[Ints, Ints]:
         """Those that run in this pass, with their live hints; the others are passed over."""
@@ -451,7 +452,7 @@ class FleetCloud:
 
     def _served(self, slot: int, ticket: Ticket, end_s: float) -> Served:
         slots, ask, gear = self.slots, ticket.ask, ticket.mind.gear
-        down_s = slots.rtt[slot] / 2
+        down_s = float(slots.rtt[slot]) / 2
         drafted = float(slots.drafted[slot])
         bursts = drafted / max(1.0, float(slots.first[slot]))
         busy_s = drafted * slots.each[slot] + bursts * slots.burst[slot]

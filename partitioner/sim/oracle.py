@@ -194,7 +194,8 @@ def play(case: Case, committer: Committer, most: int | None = None) -> Played:
     `most` allows fewer slots: 1 is one answer after another.
     """
     coming = sorted(range(len(case.requests)), key=lambda i: case.requests[i].at_ms)
-    waiting, seated, ends = list(coming), 0, {}
+    waiting, seated = list(coming), 0
+    ends: dict[int, float] = {}
     now, queue, last = 0.0, list[int](), 0.0
     slots = case.setup.slots if most is None else most
     cost = cost_table(case.setup)

@@ -101,7 +101,7 @@ def _expected(rates: Sequence[float], rows: int) -> float:
 
 def _waiting_ms(rates: Sequence[float], lag_ms: float, cost: Floats) -> float:
     return min(
-        (lag_ms + cost[1 + rows]) / (1.0 + _expected(rates, rows))
+        (lag_ms + float(cost[1 + rows])) / (1.0 + _expected(rates, rows))
         for rows in range(1, MAX_HINT_ROWS + 1)
     )
 

@@ -8,7 +8,7 @@ measured better passes a profile (`outrider profile`) or calibrates (`bench sim`
 from __future__ import annotations
 
 from outrider.models import graph as graphs
-from outrider.partitioner.device import DeviceProfile, Rate
+from outrider.partitioner.device import DeviceKind, DeviceProfile, Rate
 from outrider.partitioner.power import constants
 from outrider.partitioner.sim.agreement import Agreement
 from outrider.partitioner.sim.setup import Gear, World, cloud_of, gear_of
@@ -33,13 +33,14 @@ def accelerator() -> DeviceProfile:
     )
 
 
-def _device(name: str, flops: float, moved: float, base_w: float, busy_w: float) -> DeviceProfile:
+def _device(
+    kind: DeviceKind, flops: float, moved: float, base_w: float, busy_w: float
+) -> DeviceProfile:
     rate = Rate(
         "llama", "q8_0", flops * 0.4, moved * 0.75, pass_s=2e-4, bytes_per_weight=1.0625,
         source="estimated",
     )  # fmt: skip
-    kind = "laptop" if name == "laptop" else "phone" if name == "phone" else "jetson"
-    return DeviceProfile(name, kind, 8 * GIB, (rate,), idle_w=base_w, busy_w=busy_w)
+    return DeviceProfile(kind, kind, 8 * GIB, (rate,), idle_w=base_w, busy_w=busy_w)
 
 
 def gears(draft: str = DRAFT) -> tuple[Gear, ...]:

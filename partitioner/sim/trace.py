@@ -159,8 +159,9 @@ def _intensity(
     if name == "bursty":
         stretches = max(1, round(seconds / BURST_S))
         heights = random.gamma(BURST_SHAPE, 1.0 / BURST_SHAPE, stretches)
-        return heights[np.minimum((at * stretches).astype(int), stretches - 1)]
-    return 1.0 - 0.85 * np.cos(2.0 * np.pi * at)
+        place = np.minimum((at * stretches).astype(int), stretches - 1)
+        return np.asarray(heights[place], dtype=np.float64)
+    return np.asarray(1.0 - 0.85 * np.cos(2.0 * np.pi * at), dtype=np.float64)
 
 
 def _lengths(
