@@ -39,7 +39,7 @@ def fleet(names: Sequence[str]) -> Fleet:
     """
     wanted = [part for name in names for part in name.split(",") if part]
     if not wanted:
-        return Fleet(1, (store.load_device_profile(),), store.load_link_profiles())
+        return Fleet(1, (_this_device(),), store.load_link_profiles())
     devices: list[DeviceProfile] = []
     links: list[LinkProfile] = []
     drawn: list[frozenset[str]] = []
@@ -56,6 +56,17 @@ def fleet(names: Sequence[str]) -> Fleet:
     if any(device.name == LOCAL for device in devices):
         links += store.load_link_profiles()
     return Fleet(1, tuple(devices), (*links, *_missing(devices, links, drawn)), home)
+
+
+def _this_device() -> DeviceProfile:
+    try:
+        return store.load_device_profile()
+    except NotFound:
+        raise NotFound(
+            "this device has not been measured yet",
+            effect="nothing was planned",
+            todo="`outrider profile` (half a minute), or name others: --devices rtx-3060-12gb,...",
+        ) from None
 
 
 def _missing(
@@ -86,7 +97,7 @@ def _file(path: Path) -> Fleet:
 
 def _named(name: str) -> DeviceProfile:
     if name == LOCAL:
-        return store.load_device_profile()
+        return _this_device()
     known = {device.name: device for device in recommend.catalogue()}
     if name not in known:
         close = get_close_matches(name, known, 3, 0.4)
