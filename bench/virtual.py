@@ -323,7 +323,7 @@ class Ride:
         steering = self.steering
         if not steering.drafts or (self.pinned and self.world.bounds.draft == "off"):
             return 0
-        wish = self.wish if self.wish or self.chain.end % 24 else 1
+        wish = max(steering.floor, self.wish if self.wish or self.chain.end % 24 else 1)
         return wish if steering.depth is None else min(wish, steering.depth)
 
     def _draft(self) -> None:

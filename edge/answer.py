@@ -187,8 +187,8 @@ class Answer:
 
     # --- drafts ----------------------------------------------------------------------------
 
-    def aim(self, cap: int | None) -> None:
-        """Set how far the lane drafts ahead, from the committer's wish."""
+    def aim(self, cap: int | None, floor: int = 0) -> None:
+        """Set how far the lane drafts ahead, from the committer's wish; at least `floor`."""
         if self.lane is None or self.done:
             return
         if not self.drafting:
@@ -197,6 +197,7 @@ class Answer:
         wish = self.wish
         if wish == 0 and self.end % PROBE_EVERY == 0:
             wish = 1
+        wish = max(wish, floor)
         self.lane.depth = wish if cap is None else min(wish, cap)
 
     def hint(self, slots: int, ahead: int) -> Hint | None:

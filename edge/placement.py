@@ -14,6 +14,7 @@ from typing import Literal
 
 from outrider.edge.link import Link, Peer
 from outrider.partitioner.acceptance import Acceptance
+from outrider.partitioner.bandit import DOUBT, PROBE_DEPTH
 from outrider.partitioner.book import Arm, Book, Habit, Heard, Track, pace
 from outrider.partitioner.placement import (
     Objective,
@@ -168,6 +169,12 @@ class Steering:
             return self.placement == "draft"
         return self.placement in ("draft", "split") and not self.pilot.wants.drafter
 
+    @property
+    def floor(self) -> int:
+        """Tokens to draft ahead whatever the committer wishes: while drafting is tried."""
+        probes = self.pilot.probe is not None and self.placement == "draft"
+        return PROBE_DEPTH if probes else 0
+
     def begin(self) -> None:
         """Before the first stream: where to start."""
         if self.pinned:
@@ -256,6 +263,8 @@ class Steering:
             self._changed(old, old_peer, verdict)
         elif old != verdict.placement:
             self._say("drafting", old, verdict.placement, verdict, probe=True)
+            if verdict.probing and verdict.placement == "draft":
+                self.acceptance.doubt(DOUBT)
             self._restart()
         elif verdict.placement == "draft":
             self._say_depth(old_depth, verdict)

@@ -439,7 +439,7 @@ class Request:
         if self.steering is not None:
             self.steering.heard(message, len(fresh))
             self._steer(self.steering)
-        answer.aim(self._cap())
+        answer.aim(self._cap(), self._floor())
         self._nudge()
         self.publish(
             events.CommitReceived(
@@ -524,6 +524,9 @@ class Request:
         known = [bound for bound in bounds if bound is not None]
         return min(known, default=None)
 
+    def _floor(self) -> int:
+        return self.steering.floor if self.steering is not None else 0
+
     def _apply_drafting(self) -> None:
         """Lanes work or rest as the placement says; the stream itself does not change."""
         drafts = self._drafts()
@@ -531,7 +534,7 @@ class Request:
             answer.drafting = drafts
             if drafts:
                 self._give_lane(answer)
-            answer.aim(self._cap())
+            answer.aim(self._cap(), self._floor())
         self._nudge()
 
     def _nudge(self) -> None:

@@ -59,6 +59,14 @@ class Acceptance:
         self.held = [value * keep for value in self.held]
         self.tried = [value * keep for value in self.tried]
 
+    def doubt(self, tries: float) -> None:
+        """Believe no depth more surely than so many tries would tell, here and in the base."""
+        for depth, tried in enumerate(self.tried):
+            keep = min(1.0, tries / tried) if tried else 1.0
+            self.tried[depth], self.held[depth] = tried * keep, self.held[depth] * keep
+        if self.base is not None:
+            self.base.doubt(tries)
+
     def tries(self, depth: int) -> float:
         """Effective tries at a depth, with what the base lends."""
         lent = PRIOR_WEIGHT if self.base is None else min(LENT, self.base.tries(depth))

@@ -17,6 +17,10 @@ from dataclasses import dataclass
 SHARE = 0.04
 """Of all committed tokens, at most, that probes may take (one probe is always allowed)."""
 PROBE_TOKENS = 24
+PROBE_DEPTH = 3
+"""Tokens that a probe of drafting drafts ahead though the committer wishes for none."""
+DOUBT = 10.0
+"""Tries that what was believed of acceptance counts for when a probe begins."""
 FIRST_PAUSE_S = 8.0
 LONGEST_PAUSE_S = 240.0
 
