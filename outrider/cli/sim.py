@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -53,7 +54,8 @@ def sim(
         trace: steady, bursty, diurnal, battery, or a file of JSON lines.
         policy: auto, mains, cloud, draft, edge; with /free, /auto or /wait:MS for the clouds'
             trigger. May be given several times.
-        cloud_gpus: Clouds with one accelerator each; without it as many as the trace needs.
+        cloud_gpus: Accelerators in all; a target that needs several takes them together.
+            Without it as many as the trace needs.
         per_hour: Answers that a device asks for in an hour.
         target: The clouds' model: a folder, a file, or shape:NAME.
         draft: The devices' model.
@@ -85,8 +87,9 @@ def sim(
         raise ConfigError(
             "a fleet without a cloud is none", todo="--cloud-gpus 1, or --policy edge"
         )
-    gpus = cloud_gpus or _enough(asked, scenario.world(target, draft))
-    world = scenario.world(target, draft, clouds=gpus)
+    world = scenario.world(target, draft, gpus=cloud_gpus)
+    if cloud_gpus is None:
+        world = replace(world, clouds=_enough(asked, world))
     slo = result.Slo(ttft_ms, tpot_ms)
     outcomes = []
     for one in chosen:
@@ -152,7 +155,7 @@ def _object(asked: Trace, world: World, rows: list[Summary], slo: object) -> dic
         "devices": len(asked.devices),
         "seconds": asked.seconds,
         "answers": len(asked.asks),
-        "cloud_gpus": world.clouds,
+        "clouds": world.clouds,
         "slo": slo,
         "estimated": True,
         "policies": rows,

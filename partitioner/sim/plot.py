@@ -21,6 +21,9 @@ def draw(outcomes: Sequence[Outcome], rows: Sequence[Summary], slo: Slo, path: P
         _arrivals(axes[1][0], outcome)
     axes[0][0].set(xlabel="seconds an answer", ylabel="share of answers", xscale="log")
     axes[0][1].set(xlabel="ms to the first token", ylabel="share of answers", xscale="log")
+    for axis in axes[0]:
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.xaxis.set_minor_formatter("")
     axes[0][1].axvline(slo.ttft_ms, color="0.6", linestyle=":")
     axes[1][0].set(xlabel="minutes", ylabel="tokens a second")
     _energy(axes[1][1], rows)

@@ -7,8 +7,12 @@ measured better passes a profile (`outrider profile`) or calibrates (`bench sim`
 
 from __future__ import annotations
 
+import math
+
+from outrider.errors import Unplannable
 from outrider.models import graph as graphs
 from outrider.partitioner.device import DeviceKind, DeviceProfile, Rate
+from outrider.partitioner.graph import ModelGraph
 from outrider.partitioner.power import constants
 from outrider.partitioner.sim.agreement import Agreement
 from outrider.partitioner.sim.setup import Gear, World, cloud_of, gear_of
@@ -16,20 +20,34 @@ from outrider.partitioner.sim.setup import Gear, World, cloud_of, gear_of
 TARGET = "shape:qwen2.5-32b"
 DRAFT = "shape:qwen2.5-0.5b"
 GIB = 1 << 30
+ACCELERATOR_BYTES = 80_000_000_000
 DOLLARS_PER_HOUR = 3.0
 """Of one accelerator of 80 GB, as clouds rent it by the hour."""
 
 
-def accelerator() -> DeviceProfile:
-    """An accelerator with 80 GB of HBM3: 3.35 TB/s, 990 TFLOP/s in bfloat16."""
-    rate = Rate("torch", "bfloat16", 990e12 * 0.45, 3.35e12 * 0.75, pass_s=1e-3, source="estimated")
+TOGETHER = 0.85
+"""Of their speed that accelerators keep when they hold a model together."""
+ROOM = 0.85
+"""Of their memory for weights; the rest is KV and working space."""
+
+
+def needed(target: ModelGraph) -> int:
+    """Accelerators that hold a model."""
+    return max(1, math.ceil(target.weight_bytes / (ACCELERATOR_BYTES * ROOM)))
+
+
+def accelerators(count: int = 1) -> DeviceProfile:
+    """With 80 GB of HBM3 each: 3.35 TB/s, 990 TFLOP/s in bfloat16."""
+    speed = count * (TOGETHER if count > 1 else 1.0)
+    flops, moved = 990e12 * 0.45 * speed, 3.35e12 * 0.75 * speed
+    rate = Rate("torch", "bfloat16", flops, moved, pass_s=1e-3, source="estimated")
     return DeviceProfile(
-        "accelerator",
+        f"{count} x accelerator",
         "cloud",
-        80 * GIB,
+        count * ACCELERATOR_BYTES,
         (rate,),
-        busy_w=constants.cloud_w("cuda:0"),
-        dollars_per_hour=DOLLARS_PER_HOUR,
+        busy_w=count * constants.cloud_w("cuda:0"),
+        dollars_per_hour=count * DOLLARS_PER_HOUR,
     )
 
 
@@ -60,15 +78,27 @@ def world(
     target: str = TARGET,
     draft: str = DRAFT,
     *,
-    clouds: int = 1,
+    gpus: int | None = None,
     slots: int = 64,
     agreement: Agreement | None = None,
 ) -> World:
-    """Raises NotFound or ModelError for models that can not be read."""
-    device = accelerator()
+    """`gpus` accelerators in all, in clouds of as many as the target needs; None is one cloud.
+
+    Raises NotFound or ModelError for models that can not be read, Unplannable for too few.
+    """
+    graph = graphs.read(target)
+    each = needed(graph)
+    if gpus is not None and gpus < each:
+        raise Unplannable(
+            f"{graph.name} does not fit {gpus} accelerators",
+            constraint=f"{graph.weight_bytes / 1e9:.0f} GB of weights in"
+            f" {ROOM:.0%} of {ACCELERATOR_BYTES / 1e9:.0f} GB an accelerator",
+            nearest=f"{each} accelerators",
+        )
+    device = accelerators(each)
     return World(
         gears(draft),
-        cloud_of(graphs.read(target), device, device.rates[0], slots=slots),
-        clouds,
+        cloud_of(graph, device, device.rates[0], slots=slots),
+        1 if gpus is None else gpus // each,
         agreement or Agreement(),
     )
