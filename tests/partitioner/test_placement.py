@@ -52,7 +52,8 @@ def signals(now: float = 100.0, holds: float = 0.7, **changes: Any) -> Signals:
 
 def pilot(placement: Any = "draft", **changes: Any) -> Pilot:
     fields: dict[str, Any] = {"wants": Wants(), "placement": placement, "peer": "cloud"}
-    return Pilot(**(fields | {"rules": Rules(probes=False)} | changes))
+    fields |= {"rules": Rules(probes=False)}
+    return Pilot(**{**fields, **changes})
 
 
 def later(
