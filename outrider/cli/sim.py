@@ -114,7 +114,8 @@ def sim(
 def _trace(name: str, devices: int, hours: float, seed: int, per_hour: float) -> Trace:
     from outrider.partitioner.sim import trace as traces
 
-    known = next((one for one in traces.NAMES if one == name), None)
+    names: dict[str, traces.Name] = {one: one for one in traces.NAMES}
+    known = names.get(name)
     if known is None:
         return traces.load(Path(name))
     return traces.generate(known, devices=devices, hours=hours, seed=seed, per_hour=per_hour)

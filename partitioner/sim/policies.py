@@ -38,9 +38,9 @@ def parse(text: str) -> Policy:
         raise _unknown(text) from None
     if not 0.0 <= wait_ms < 60_000.0:
         raise _unknown(text)
-    placement = next((p for p in PLACEMENTS if p == name), None)
+    placements: dict[str, Placement] = {placement: placement for placement in PLACEMENTS}
     modes: dict[str, Mode] = {"": "auto", "auto": "auto", "free": "free", "wait": "wait"}
-    return Policy(text, placement, modes[mode], wait_ms, name != "mains")
+    return Policy(text, placements.get(name), modes[mode], wait_ms, name != "mains")
 
 
 def _unknown(text: str) -> ConfigError:
