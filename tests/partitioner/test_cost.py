@@ -38,10 +38,8 @@ def test_few_rows_are_bound_by_bytes_and_many_by_products() -> None:
 
 def test_the_context_costs_by_itself_and_its_window_bounds_it() -> None:
     plain = unit_s(LAYER, RATE, 1, 0)
-    products, reading = (
-        1000 * 1000 / 1e9,
-        1000 * LAYER.kv_bytes / (RATE.attention_bytes_per_s or RATE.bytes_per_s),
-    )
+    products = 1000 * LAYER.attention_flops / RATE.flops_per_s
+    reading = 1000 * LAYER.kv_bytes / RATE.bytes_per_s
     assert unit_s(LAYER, RATE, 1, 1000) - plain == pytest.approx(products + reading)
     fast = replace(RATE, attention_flops_per_s=1e6)
     assert unit_s(LAYER, fast, 2, 1000) - plain == pytest.approx(2 * 100 * 1000 / 1e6, rel=0.1)
@@ -52,9 +50,7 @@ def test_keys_scale_with_the_engines_own_kv() -> None:
     wide = replace(RATE, kv_scale=2.0)
     grown = unit_s(LAYER, wide, 1, 1000) - unit_s(LAYER, wide, 1, 0)
     narrow = unit_s(LAYER, RATE, 1, 1000) - unit_s(LAYER, RATE, 1, 0)
-    assert grown - narrow == pytest.approx(
-        1000 * LAYER.kv_bytes / (RATE.attention_bytes_per_s or RATE.bytes_per_s)
-    )
+    assert grown - narrow == pytest.approx(1000 * LAYER.kv_bytes / RATE.bytes_per_s)
 
 
 def test_the_row_curve_is_linear_between_knots_and_flat_beyond() -> None:
