@@ -48,8 +48,8 @@ MARGIN = 1.05
 """The cage over what the engine is told: the interpreter's own objects grow too."""
 INTERMEDIATE, KV_HEADS, LAYERS = 704, 2, 48
 """With four times the hidden size about 290 MB as stored, in float16."""
-ANSWERS = 24
-TOKENS = 24
+ANSWERS = 16
+TOKENS = 12
 PROMPT = 40
 CONTEXT = 128
 ROUNDS = 3
