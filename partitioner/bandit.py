@@ -43,7 +43,8 @@ class Estimate:
         step = weight / self.weight
         before = value - self.mean
         self.mean += before * step
-        self.spread += (before * (value - self.mean) - self.spread) * step
+        # Rounding may leave a hair below nothing where all that is old has faded.
+        self.spread = max(0.0, self.spread + (before * (value - self.mean) - self.spread) * step)
 
     def age(self, now_s: float) -> None:
         """Old news is believed, but less surely."""

@@ -10,6 +10,7 @@ import pytest
 pytest.importorskip("simpy", reason="needs outrider[plan]")
 
 from outrider.cli.committer import make
+from outrider.partitioner.bandit import Estimate
 from outrider.partitioner.sim import exact, fleet
 from outrider.partitioner.sim import trace as traces
 from outrider.partitioner.sim.agreement import Agreement
@@ -96,3 +97,12 @@ def test_every_answer_is_served_under_load() -> None:
     assert [one.ask for one in found.served] == list(range(len(trace.asks)))
     assert sum(one.tokens for one in found.served) == trace.tokens
     assert all(use.committed > 0 for use in found.clouds)
+
+
+def test_a_mean_that_was_long_not_told_anything_has_a_spread() -> None:
+    """A device of a fleet that asked nothing for half an hour: rounding made it negative."""
+    found = Estimate(fade=0.7, half_life_s=30.0)
+    found.note(1.6025958718111861, 1.0, 2.5)
+    found.note(0.5442433905202603, 2001.0, 20.0)
+    assert found.spread >= 0.0
+    assert found.error(0.0) >= 0.0
