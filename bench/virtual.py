@@ -124,7 +124,8 @@ class Ride:
         rules: Rules | None = None,
         steer: Callable[[Steering], Steering] = lambda steering: steering,
     ) -> None:
-        self.trace, self.pinned, self.steer = trace, pinned, steer
+        self.trace, self.steer = trace, steer
+        self.pinned: Placement | None = pinned
         self.random = np.random.default_rng(seed)
         self.hard = np.random.default_rng(seed + 1).random(TRUTH)
         self.now = 0.0
@@ -426,7 +427,9 @@ def best_fixed(
 ) -> tuple[Fixed, dict[Fixed, Ridden]]:
     """Each placement over the whole trace, and the name of the cheaper one."""
     goal = objective or Objective()
-    runs = {name: Ride(trace, seed=seed, pinned=name, objective=goal).run() for name in FIXED}
+    runs: dict[Fixed, Ridden] = {
+        name: Ride(trace, seed=seed, pinned=name, objective=goal).run() for name in FIXED
+    }
     return min(FIXED, key=lambda name: runs[name].cost(goal)), runs
 
 

@@ -72,12 +72,13 @@ def test_figures_take_the_worst_cell(cell: dict[str, Any]) -> None:
         "kind": "real",
         "regret": 0.5,
         "regret_low": 0.4,
+        "pairs": [1.4, 1.6],
         "steady": False,
         "identical": True,
     }
     found = placement.figures([cell, steady, real])
     assert found["regret_vs_best_fixed"] == 0.4 and found["regret_virtual_worst"] == 0.3
-    assert found["flips_per_min"] == 1.5
+    assert found["flips_per_min"] == 1.5 and found["regret_real_pooled"] == pytest.approx(0.5)
 
 
 def test_cost_prices_joules_in() -> None:
