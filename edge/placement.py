@@ -34,8 +34,6 @@ EVERY = 4
 """Commits between two looks at the placement; a change of power or heat is looked at at once."""
 MEASURED = 24
 """Tokens after which the effect of a change is told; at the answer's end half of them do."""
-DEEPER = 3
-"""A hint depth that moves by less is no event."""
 
 What = Literal["placement", "hint_depth", "drafting"]
 
@@ -145,6 +143,8 @@ class Steering:
     counted: int = 0
     """Of them, known to the budget of probes."""
     _commits: int = 0
+    _left: tuple[float, float] | None = None
+    """What the placement cost that a probe took a token from."""
     _pending: list[_Pending] = field(default_factory=list)
 
     # --- what it is ------------------------------------------------------------------------
@@ -250,8 +250,10 @@ class Steering:
         governor, pilot = self.governor, self.pilot
         governor.book.budget.tokens += self.committed - self.counted
         self.counted = self.committed
-        self.bounds = governor.power()
+        limited, self.bounds = self.bounds.draft, governor.power()
         old, old_peer, old_depth = pilot.placement, pilot.peer, self.depth
+        probed = pilot.probe is not None
+        official = pilot.probe.back if pilot.probe is not None else old
         signals = governor.signals(self.model, self.acceptance, wants.drafter)
         verdict = pilot.decide(signals, wants)
         governor.verdicts[self.model] = verdict
@@ -259,22 +261,23 @@ class Steering:
             governor.book.surprised(self.peer, self.model, signals.at_s)
         governor.book.habits[self.model] = pilot.habit()
         self.reason, self.depth = verdict.reason, verdict.depth
-        if verdict.changed:
-            self._changed(old, old_peer, verdict)
+        moved = old_peer not in ("", verdict.peer)
+        if verdict.changed and (official != verdict.placement or moved):
+            self._changed(official, verdict, self._left if probed else self._cost())
         elif old != verdict.placement:
             self._say("drafting", old, verdict.placement, verdict, probe=True)
+            self._left = self._cost() if verdict.probing else None
             if verdict.probing and verdict.placement == "draft":
                 self.acceptance.doubt(DOUBT)
             self._restart()
         elif verdict.placement == "draft":
-            self._say_depth(old_depth, verdict)
-        return old != verdict.placement or old_peer not in ("", verdict.peer)
+            self._say_depth(old_depth, limited, verdict)
+        return old != verdict.placement or moved
 
-    def _changed(self, old: Placement, old_peer: str, verdict: Verdict) -> None:
-        if old == verdict.placement and old_peer in ("", verdict.peer):
-            return
+    def _changed(
+        self, old: Placement, verdict: Verdict, before: tuple[float, float] | None
+    ) -> None:
         self.changes += 1
-        before = self._cost()
         named = verdict.placement
         decision = self._say("placement", old, named, verdict, ms_before=before and before[1])
         cost, ms = before or (None, None)
@@ -282,13 +285,13 @@ class Steering:
         del self._pending[:-1]
         self._restart()
 
-    def _say_depth(self, old: int | None, verdict: Verdict) -> None:
-        """Power's word on depth is always told; one's own only where it moved far."""
-        if old is None or old == verdict.depth:
+    def _say_depth(self, old: int | None, limited: str, verdict: Verdict) -> None:
+        """Power's word on depth is told; what follows the acceptance from look to look is not."""
+        if old is None or old == verdict.depth or limited == self.bounds.draft:
             return
-        if abs(old - verdict.depth) >= DEEPER and self.bounds.draft != "free":
-            told = replace(verdict, reason=self.bounds.reason or verdict.reason)
-            self._say("hint_depth", str(old), str(verdict.depth), told)
+        reason = self.bounds.reason or "power and heat leave more room"
+        told = replace(verdict, reason=reason, cause=reason)
+        self._say("hint_depth", str(old), str(verdict.depth), told)
 
     def _restart(self) -> None:
         for track in self.tracks:

@@ -444,7 +444,9 @@ class Pilot:
             tried = self._worth_trying(now, found, signals)
             if tried is not None and better is None:
                 return self._try(tried, found, signals)
-        return self._stay(found, signals, _why(now, _second(found, now) or now, signals))
+        second = _second(found, now)
+        reason = _why(now, second, signals) if second is not None else _only(now, found)
+        return self._stay(found, signals, reason)
 
     def end(self, now_s: float, committed: int) -> None:
         """The answer is over; a probe that it was making counts."""
@@ -632,13 +634,20 @@ def _binding(found: Sequence[Score], chosen: Score) -> str:
 
 def _why(chosen: Score, other: Score, signals: Signals) -> str:
     """One sentence for people."""
-    if other is chosen or not math.isfinite(other.total):
+    if not math.isfinite(other.total):
         return f"{chosen.placement} is the only way at present"
     costs = f"{chosen.total:.1f} against {other.total:.1f} ms a token with energy priced in"
     if (chosen.placement, other.placement) == ("cloud", "draft"):
         held = f"{signals.rates[0]:.0%} of first drafts hold"
         return f"drafting does not pay: {costs}, {held}"
     return f"{chosen.placement} is cheaper than {other.placement}: {costs}"
+
+
+def _only(chosen: Score, found: Sequence[Score]) -> str:
+    """Why there is no other way: what keeps out what a device usually can."""
+    usual = [s for s in found if s.why and s.placement in ("cloud", "draft", "split")]
+    kept_out = "; ".join(f"{s.placement}: {s.why}" for s in usual)
+    return f"{chosen.placement} is the only way at present; {kept_out}".rstrip("; ")
 
 
 SHIFT = 0.4
