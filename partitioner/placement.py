@@ -53,7 +53,10 @@ class Rules:
     margin: float = 0.06
     """Share of the present cost that a more demanding placement must save."""
     tie: float = 0.01
-    """A simpler placement is taken even when it costs this much more."""
+    """Where the more demanding one saves no more time than this, the simpler one is taken, even
+    when it costs as much more."""
+    back: float = 0.02
+    """Share that the simpler one must save where time is saved and joules are not."""
     move: float = 0.10
     """Share that going on at another committer must save, beyond what the move costs."""
     dwell_s: float = 5.0
@@ -488,7 +491,10 @@ class Pilot:
     def _needed(self, now: Score, other: Score) -> float:
         if other.peer != now.peer and now.peer and self.wants.committed:
             return self.rules.move
-        return self.rules.margin if RANK[other.placement] > RANK[now.placement] else -self.rules.tie
+        if RANK[other.placement] > RANK[now.placement]:
+            return self.rules.margin
+        useless = now.ms >= (1.0 - self.rules.tie) * other.ms
+        return -self.rules.tie if useless else self.rules.back
 
     def _worth_trying(self, now: Score, found: Sequence[Score], signals: Signals) -> Score | None:
         """The other way to use the same committer, if it might be better after all."""
