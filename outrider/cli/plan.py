@@ -55,7 +55,7 @@ class LimitFlags:
     include: Sequence[str] = ()
     """Devices that must have a part."""
     loss: str = ""
-    """Quality that a unit loses at a precision, as q8_0=0.1,q4_k=1, for --max-loss."""
+    """Quality that a unit loses at a precision, as q8_0=0.1,q4_k=1; see max-loss."""
     max_loss: float | None = None
     """Of the sum over units."""
 
@@ -84,7 +84,7 @@ def plan(
         devices: A .json file of devices and links, names of the catalogue, or local, this
             machine's saved profile; by commas or repeated. By default local.
         home: Where prompts are and tokens are wanted; by default the file's, or the first.
-        objective: latency (of a token), throughput (with --sequences), energy or cost.
+        objective: latency (of a token), throughput (of all sequences), energy or cost.
         solver: auto, dp (exact), milp (HiGHS), genetic, brute, or phases (prefill elsewhere).
         precision: Of all stages, as q8_0; any lets it vary. By default the weights as stored.
         what_if: Plan again with changes, as rtt=80ms,bw=20M,power=10W or laptop.memory=8G.
