@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import pytest
 
 from outrider.cloud import verifier as verifiers
+from outrider.cloud.scheduler import Trigger
 from outrider.cloud.session import Session
 from outrider.engine import Span
 from outrider.engines.fake import FakeEngine
@@ -99,6 +100,27 @@ def test_hints_that_hold_save_passes_and_are_counted() -> None:
             assert len(told.commits) < 20
             assert sum(c.from_hints for c in told.commits) == b.verifier.counts.accepted > 28
             assert all(c.from_hints <= c.hint_rows for c in told.commits)
+
+    run(main())
+
+
+def test_a_device_that_stops_to_draft_keeps_its_share_of_a_shared_target() -> None:
+    """Others run meanwhile, so a pass without it is no wait that times out: it counts all the
+    same as one that brought no hint."""
+
+    async def main() -> None:
+        async with bench(trigger=Trigger("auto")) as b:
+            resting, other = session(max_tokens=40), session(max_tokens=40, seed=8)
+            truth, _ = own(resting)
+            b.verifier.scheduler.cost.note(2, 50.0)
+            for made in (resting, other):
+                b.add(made)
+            b.hear(resting, 0, truth[:2])
+            resting.choices[0].lag_s = 0.01
+            told = await asyncio.gather(b.finish(resting), b.finish(other))
+            check(resting, told[0])
+            alone = [spans for spans in b.direct.passes if len(spans) == 1]
+            assert len(alone) < 10, "it would be left out of every second pass"
 
     run(main())
 
