@@ -33,6 +33,7 @@ from typing import Any
 from bench import harness
 from outrider.models import graph as graphs
 from outrider.models.source import resolve
+from outrider.options import Address
 from outrider.partitioner.device import Rate
 from outrider.partitioner.graph import ModelGraph
 from outrider.partitioner.observe import Estimate
@@ -317,7 +318,7 @@ async def probed(sizes: Sizes, folder: Path) -> list[tuple[Link, Estimate]]:
         for link in sizes.links:
             await proxy.set(link)
             harness.note(f"link of {link.rtt_ms:g} ms")
-            target = links.Target(f"{proxy.host}:{proxy.port}")
+            target = links.Target(Address(proxy.host, proxy.port))
             found.append((link, await links.probe(target, turns=sizes.turns)))
     return found
 

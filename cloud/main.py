@@ -11,21 +11,20 @@ import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from pathlib import Path
 
 import grpc
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 
-from outrider import __version__, paths
+from outrider import __version__, paths, transport
 from outrider.cloud.cost import StepCost
 from outrider.cloud.scheduler import Scheduler, Trigger
 from outrider.cloud.server import OPTIONS, SERVICE, Cloud, Host, Limits
 from outrider.cloud.tenants import Tenants
 from outrider.cloud.verifier import Verifier
 from outrider.engine import EngineInfo, EngineSpec
-from outrider.errors import ConfigError, PortInUse
+from outrider.errors import ConfigError
 from outrider.lag import LoopLag, run
 from outrider.models import served
 from outrider.options import CloudOptions, NamedModel, parse_trigger
@@ -68,7 +67,8 @@ async def start(options: CloudOptions, stack: AsyncExitStack) -> Running:
     health = HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     server.add_generic_rpc_handlers((cloud.handlers(),))
-    address = _bind(server, options)
+    tls = transport.server_tls(options.tls_cert, options.tls_key, options.client_ca)
+    address = transport.bind(server, options.listen, tls, "cloud")
     await server.start()
     stack.push_async_callback(server.stop, STOP_S)
     await health.set(SERVICE, health_pb2.HealthCheckResponse.SERVING)
@@ -175,38 +175,6 @@ def _describe(model: NamedModel, info: EngineInfo, details: served.Served) -> Mo
         eos=details.eos,
         tokenizer_json=details.tokenizer_json,
     )
-
-
-def _bind(server: grpc.aio.Server, options: CloudOptions) -> str:
-    wanted = str(options.listen)
-    try:
-        port = (
-            server.add_secure_port(wanted, _credentials(options))
-            if options.tls_cert
-            else server.add_insecure_port(wanted)
-        )
-    except RuntimeError:
-        port = 0
-    if port == 0:
-        raise PortInUse(
-            f"{wanted} can not be bound",
-            why="another process listens there, or the address is not this machine's",
-            effect="the cloud was not started",
-            todo="end that process, or choose another --listen",
-        )
-    return f"{wanted.rpartition(':')[0]}:{port}"
-
-
-def _credentials(options: CloudOptions) -> grpc.ServerCredentials:
-    def read(path: Path | None, name: str) -> bytes:
-        try:
-            return path.read_bytes() if path else b""
-        except OSError as error:
-            raise ConfigError(f"{name} can not be read: {error.strerror}") from None
-
-    pair = (read(options.tls_key, "--tls-key"), read(options.tls_cert, "--tls-cert"))
-    roots = read(options.client_ca, "--client-ca") or None
-    return grpc.ssl_server_credentials([pair], roots, require_client_auth=roots is not None)
 
 
 async def _expire(hosts: dict[str, Host], ttl_s: float) -> None:

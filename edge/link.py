@@ -12,16 +12,15 @@ import random
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import grpc
 import grpc.aio
 
+from outrider import transport
 from outrider.errors import (
     AccessDenied,
     CloudUnreachable,
-    ConfigError,
     LinkLost,
     OutriderError,
 )
@@ -251,14 +250,14 @@ class Link:
     @classmethod
     def make(cls, options: EdgeOptions, publish: Callable[[events.Event], None]) -> Link:
         credentials = _credentials(options)
-        peers = [Peer(str(a), _channel(a, credentials)) for a in options.clouds]
+        peers = [Peer(str(a), transport.channel(a, credentials, OPTIONS)) for a in options.clouds]
         key = options.cloud_api_key
         metadata = (("authorization", f"Bearer {key}"),) if key else ()
         return cls(peers, metadata, publish)
 
     def add(self, address: Address, kind: Literal["cloud", "split"]) -> Peer:
         """One more, on loopback."""
-        peer = Peer(str(address), _channel(address, None), kind)
+        peer = Peer(str(address), transport.channel(address, None, OPTIONS), kind)
         self.peers.append(peer)
         return peer
 
@@ -449,26 +448,11 @@ def _identity(model: ModelDescription) -> tuple[str, ...]:
     )
 
 
-def _channel(address: Address, credentials: grpc.ChannelCredentials | None) -> grpc.aio.Channel:
-    if credentials is None:
-        return grpc.aio.insecure_channel(str(address), options=OPTIONS)
-    return grpc.aio.secure_channel(str(address), credentials, options=OPTIONS)
-
-
 def _credentials(options: EdgeOptions) -> grpc.ChannelCredentials | None:
-    if options.cloud_ca is None:
-        return None
-
-    def read(path: Path | None, name: str) -> bytes | None:
-        try:
-            return path.read_bytes() if path else None
-        except OSError as error:
-            raise ConfigError(f"{name} can not be read: {error.strerror}") from None
-
-    return grpc.ssl_channel_credentials(
-        read(options.cloud_ca, "--cloud-ca"),
-        read(options.cloud_key, "--cloud-key"),
-        read(options.cloud_cert, "--cloud-cert"),
+    return transport.channel_tls(
+        transport.read_pem(options.cloud_ca, "--cloud-ca"),
+        transport.read_pem(options.cloud_cert, "--cloud-cert"),
+        transport.read_pem(options.cloud_key, "--cloud-key"),
     )
 
 

@@ -10,13 +10,12 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from outrider.errors import ConfigError, LinkLost, OutriderError
+from outrider import transport
+from outrider.errors import LinkLost, OutriderError
 from outrider.protocol import faults
 
 SERVICE = "outrider.v1.Stages"
-DESCRIBE, LOAD, RUN, RELAY, PUSH = (
-    f"/{SERVICE}/{name}" for name in ("Describe", "Load", "Run", "Relay", "Push")
-)
+DESCRIBE, LOAD, RUN, RELAY = (f"/{SERVICE}/{name}" for name in ("Describe", "Load", "Run", "Relay"))
 PIPELINE_KEY = "outrider-pipeline-bin"
 TICKET_KEY = "outrider-ticket-bin"
 INDEX_KEY = "outrider-stage"
@@ -80,7 +79,12 @@ class Credentials:
         cls, key: str, authority: Path | None, cert: Path | None = None, private: Path | None = None
     ) -> Credentials:
         """Raises ConfigError for a file that can not be read."""
-        return cls(key, read_pem(authority), read_pem(cert), read_pem(private))
+        return cls(
+            key,
+            transport.read_pem(authority, "the workers' authority"),
+            transport.read_pem(cert, "the certificate for workers"),
+            transport.read_pem(private, "the key for workers"),
+        )
 
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
@@ -88,24 +92,7 @@ class Credentials:
 
     @property
     def tls(self) -> grpc.ChannelCredentials | None:
-        return channel_credentials(self.authority, self.certificate, self.private_key)
-
-
-def channel_credentials(
-    authority: bytes, certificate: bytes, private_key: bytes
-) -> grpc.ChannelCredentials | None:
-    """None without an authority: no TLS."""
-    if not authority:
-        return None
-    return grpc.ssl_channel_credentials(authority, private_key or None, certificate or None)
-
-
-def read_pem(path: Path | None) -> bytes:
-    """Empty for None. Raises ConfigError."""
-    try:
-        return path.read_bytes() if path else b""
-    except OSError as error:
-        raise ConfigError(f"{path} can not be read: {error.strerror}") from None
+        return transport.channel_tls(self.authority, self.certificate, self.private_key)
 
 
 # --- errors over the wire ----------------------------------------------------------------------

@@ -29,9 +29,9 @@ from typing import Any, Literal
 
 import grpc
 
+from outrider import transport
 from outrider.engine import EngineSpec, LayerRange, Picked, StageInfo, StageSpan
 from outrider.errors import (
-    ConfigError,
     HandshakeRefused,
     LinkError,
     LocalProtocolError,
@@ -516,18 +516,8 @@ def _until_none(queue: SimpleQueue[bytes | None]) -> Iterator[bytes]:
 
 
 def _channel(worker: WorkerAt, credentials: Credentials) -> grpc.Channel:
-    """Raises ConfigError where keys and activations would travel in the clear."""
     address = Address.parse(worker.address, WORKER_PORT)
-    tls = credentials.tls
-    if tls is not None:
-        return grpc.secure_channel(str(address), tls, options=CHANNEL_OPTIONS)
-    if not address.loopback:
-        raise ConfigError(
-            f"worker {address} is beyond loopback, and needs TLS",
-            effect="it was not called",
-            todo="name the authority that signed its certificate",
-        )
-    return grpc.insecure_channel(str(address), options=CHANNEL_OPTIONS)
+    return transport.blocking_channel(address, credentials.tls, CHANNEL_OPTIONS)
 
 
 def _outcome(call: Any, name: str) -> StageInfo | OutriderError:

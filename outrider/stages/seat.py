@@ -15,6 +15,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
+from outrider import transport
 from outrider.errors import AccessDenied, LinkLost, OutriderError, RemoteProtocolError
 from outrider.options import Address
 from outrider.protocol import stage_codec
@@ -35,7 +36,6 @@ from outrider.stages.channel import (
     PIPELINE_KEY,
     RELAY,
     TICKET_KEY,
-    channel_credentials,
     reason,
 )
 from outrider.stages.post import Given, Orders
@@ -236,13 +236,8 @@ class Way:
 
 
 def _channel(after: NextStage, identity: Identity) -> grpc.aio.Channel:
-    """Raises LinkLost where nothing may be sent in the clear."""
+    """Raises LinkLost, and ConfigError where nothing may be sent in the clear."""
     if not after.address:
         raise LinkLost("the coordinator passes everything on")
-    address = str(Address.parse(after.address, 0))
-    credentials = channel_credentials(after.authority, identity.certificate, identity.private_key)
-    if credentials is not None:
-        return grpc.aio.secure_channel(address, credentials, options=CHANNEL_OPTIONS)
-    if not Address.parse(after.address, 0).loopback:
-        raise LinkLost("the next stage is beyond loopback, and no authority was named for TLS")
-    return grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+    tls = transport.channel_tls(after.authority, identity.certificate, identity.private_key)
+    return transport.channel(Address.parse(after.address, 0), tls, CHANNEL_OPTIONS)

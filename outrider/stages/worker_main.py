@@ -18,13 +18,12 @@ import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 
-from outrider import paths
+from outrider import paths, transport
 from outrider.engine import EngineSpec
-from outrider.errors import PortInUse
 from outrider.lag import run
 from outrider.options import WorkerOptions, parse_bounds
 from outrider.stages import shelf
-from outrider.stages.channel import SERVER_OPTIONS, SERVICE, read_pem
+from outrider.stages.channel import SERVER_OPTIONS, SERVICE
 from outrider.stages.emulate import Memory, Processor, spell
 from outrider.stages.seat import Identity
 from outrider.stages.server import Worker
@@ -55,13 +54,17 @@ async def start(options: WorkerOptions, who: Who, stack: AsyncExitStack) -> Runn
 
     Raises ConfigError, NotFound, ModelError, PortInUse.
     """
-    identity = Identity(read_pem(options.tls_cert), read_pem(options.tls_key))
+    identity = Identity(
+        transport.read_pem(options.tls_cert, "--tls-cert"),
+        transport.read_pem(options.tls_key, "--tls-key"),
+    )
     worker = Worker(make_shelf(options), who, identity)
     server = grpc.aio.server(options=SERVER_OPTIONS)
     health = HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     server.add_generic_rpc_handlers((worker.handlers(),))
-    address = _bind(server, options)
+    tls = transport.server_tls(options.tls_cert, options.tls_key, options.client_ca)
+    address = transport.bind(server, options.listen, tls, "worker")
     stack.push_async_callback(worker.end)
     await server.start()
     stack.push_async_callback(server.stop, STOP_S)
@@ -95,32 +98,6 @@ def make_shelf(options: WorkerOptions) -> Shelf:
         ),
         bounds=parse_bounds(options.layers),
     )
-
-
-def _bind(server: grpc.aio.Server, options: WorkerOptions) -> str:
-    wanted = str(options.listen)
-    try:
-        port = (
-            server.add_secure_port(wanted, _credentials(options))
-            if options.tls_cert
-            else server.add_insecure_port(wanted)
-        )
-    except RuntimeError:
-        port = 0
-    if port == 0:
-        raise PortInUse(
-            f"{wanted} can not be bound",
-            why="another process listens there, or the address is not this machine's",
-            effect="the worker was not started",
-            todo="end that process, or choose another --listen",
-        )
-    return f"{wanted.rpartition(':')[0]}:{port}"
-
-
-def _credentials(options: WorkerOptions) -> grpc.ServerCredentials:
-    pair = (read_pem(options.tls_key), read_pem(options.tls_cert))
-    roots = read_pem(options.client_ca) or None
-    return grpc.ssl_server_credentials([pair], roots, require_client_auth=roots is not None)
 
 
 async def _expire(idle: Shelf) -> None:

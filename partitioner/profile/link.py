@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from outrider.errors import AccessDenied, CloudUnreachable
+from outrider.options import Address
 from outrider.partitioner.observe import Estimate, Exchange, measured
 from outrider.protocol import codec
 from outrider.protocol.messages import VERSION, ChoiceOpen, Open
@@ -44,7 +45,7 @@ Clock = Callable[[], float]
 class Target:
     """Which cloud, and what it wants to be shown."""
 
-    address: str
+    address: Address
     metadata: tuple[tuple[str, str], ...] = ()
     credentials: Any = None
     """`grpc.ChannelCredentials`; None speaks in the clear."""
@@ -52,12 +53,9 @@ class Target:
 
 async def probe(target: Target, *, turns: int = TURNS, clock: Clock = time.monotonic) -> Estimate:
     """Raises CloudUnreachable, AccessDenied."""
-    import grpc.aio
+    from outrider import transport
 
-    if target.credentials is None:
-        channel = grpc.aio.insecure_channel(target.address, options=OPTIONS)
-    else:
-        channel = grpc.aio.secure_channel(target.address, target.credentials, options=OPTIONS)
+    channel = transport.channel(target.address, target.credentials, OPTIONS)
     async with channel:
         wire = Wire(channel, target.metadata, clock)
         await wire.describe("small")

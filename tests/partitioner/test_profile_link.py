@@ -9,6 +9,7 @@ import pytest
 pytest.importorskip("grpc", reason="the edge extra is not installed")
 
 from outrider.errors import CloudUnreachable
+from outrider.options import Address
 from outrider.partitioner.observe import Exchange
 from outrider.partitioner.profile import link as links
 from outrider.partitioner.profile.link import Target, Wire, probe
@@ -23,7 +24,7 @@ def test_a_shaped_link_is_found_and_no_session_is_left(tmp_path: Path) -> None:
         async with cloud(tmp_path) as served:
             place = served.address
             async with ShapingProxy(place.host, place.port, link) as proxy:
-                found = await probe(Target(f"{proxy.host}:{proxy.port}"), turns=4)
+                found = await probe(Target(Address(proxy.host, proxy.port)), turns=4)
                 up = proxy.statistics().bytes_up
             await served.settled()
             assert not served.opened()
@@ -41,7 +42,7 @@ def test_nobody_there_is_said() -> None:
         async with ShapingProxy("127.0.0.1", 9) as proxy:
             port = proxy.port
         with pytest.raises(CloudUnreachable, match="could not be measured"):
-            await probe(Target(f"127.0.0.1:{port}"), turns=1)
+            await probe(Target(Address("127.0.0.1", port)), turns=1)
 
     run(scene())
 

@@ -68,7 +68,7 @@ class Caller:
     def __init__(self, address: str, key: str = "") -> None:
         options = (("grpc.max_send_message_length", -1),)
         self.address = address
-        self.channel = grpc.insecure_channel(address, options=options)
+        self.channel = grpc.insecure_channel(address, options=options)  # noqa: TID251
         self.metadata = (("authorization", key),) if key else ()
 
     def load(self, order: StageLoad = ORDER) -> Any:
