@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
+from outrider.protocol.constraint import Constraint
 from outrider.protocol.sampling import SamplingParams
 from outrider.protocol.status import (
     CloudStatus,
@@ -25,8 +26,13 @@ __all__ = [
     "ModelCard",
     "Placement",
     "RequestState",
+    "Share",
     "Status",
 ]
+
+
+Share = Literal["tokens", "hidden", "nothing"]
+"""`tokens`: ids go to the cloud; `hidden`: hidden states to workers, no ids; `nothing`: none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +58,16 @@ class GenerateRequest:
     exact_required: bool = False
     retract: bool = False
     """The client takes `Provisional` and `Retract`; otherwise it sees final tokens only."""
+    tools: tuple[Mapping[str, Any], ...] = ()
+    """Functions in OpenAI's form, for the chat template; how a call looks is in `constraint`."""
+    constraint: Constraint | None = None
+    """What the answer must match."""
+    prediction: str = ""
+    """Text that the answer probably repeats: drafts are taken from it where it fits."""
+    share: Share | None = None
+    """What may leave the device; None: the daemon's setting."""
+    small_allowed: bool = False
+    """The small model's own answer will do, so that `auto` may choose `edge`."""
 
 
 class EdgeService(Protocol):
