@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
+from outrider.partitioner.signals import Share
 from outrider.protocol.constraint import Constraint
 from outrider.protocol.sampling import SamplingParams
 from outrider.protocol.status import (
@@ -29,10 +30,6 @@ __all__ = [
     "Share",
     "Status",
 ]
-
-
-Share = Literal["tokens", "hidden", "nothing"]
-"""`tokens`: ids go to the cloud; `hidden`: hidden states to workers, no ids; `nothing`: none."""
 
 
 @dataclass(frozen=True, slots=True)
