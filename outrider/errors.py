@@ -9,7 +9,11 @@ OutriderError               500  a failure that no code foresaw
 │   └── PortInUse                    another process listens there
 ├── ModelError                       a model file that can not be used
 │   ├── ModelCorrupt                 truncated, out of bounds, wrong digest
-│   └── ModelUnsupported             well formed, but not for this engine
+│   ├── ModelUnsupported             well formed, but not for this engine
+│   └── ModelChanged                 another one than was pinned
+├── HubError                    502  the model hub can not be reached, or gave no proper answer
+│   └── Offline                 503  the network is switched off by a setting
+├── DiskFull                    507  no room for a model's files
 ├── EngineError                 500  the engine, not the request
 │   ├── EngineMissing                its library is not installed
 │   ├── EngineFull              429  no slot, or no memory for one
@@ -119,6 +123,29 @@ class ModelCorrupt(ModelError):
 
 class ModelUnsupported(ModelError):
     code = "model_unsupported"
+
+
+class ModelChanged(ModelError):
+    code = "model_changed"
+
+
+class HubError(OutriderError):
+    code = "hub"
+    http_status = 502
+    exit_code = 5
+    grpc_status = "UNAVAILABLE"
+
+
+class Offline(HubError):
+    code = "offline"
+    http_status = 503
+
+
+class DiskFull(OutriderError):
+    code = "disk_full"
+    http_status = 507
+    exit_code = 7
+    grpc_status = "RESOURCE_EXHAUSTED"
 
 
 class EngineError(OutriderError):
