@@ -21,6 +21,7 @@ from outrider.errors import (
     LocalProtocolError,
     RemoteProtocolError,
 )
+from outrider.protocol import logprobs as logprob_rows
 from outrider.protocol import wire_pb2 as pb
 from outrider.protocol.messages import (
     SLOT_CLASSES,
@@ -112,7 +113,7 @@ def hint_size(slots: int) -> int:
 
 def commit_size(slots: int, top_logprobs: int | None) -> int:
     """Bytes of a commit; the class with logprobs is larger."""
-    each = 4 if top_logprobs is None else 8 + 8 * top_logprobs
+    each = 4 if top_logprobs is None else 4 + logprob_rows.size(top_logprobs, "f")
     return _COMMIT_HEAD.size + each * slots
 
 
@@ -152,19 +153,12 @@ def pack_commit(commit: Commit, slots: int, top_logprobs: int | None) -> bytes:
         found = commit.logprobs or (_UNKNOWN,) * len(commit.tokens)
         if len(found) != len(commit.tokens):
             raise LocalProtocolError("a commit has logprobs for some of its tokens")
-        body += b"".join(_pack_logprobs(item, top_logprobs) for item in found)
+        body += b"".join(logprob_rows.pack(item, top_logprobs, "f") for item in found)
     return body.ljust(commit_size(slots, top_logprobs), b"\0")
 
 
 _UNKNOWN = TokenLogprobs(math.nan, ())
 """Stands in a commit of the class with logprobs that has none: tokens sent again."""
-_NO_ID = 2**32 - 1
-"""Fills the places that a small vocabulary leaves in `top`."""
-
-
-def _pack_logprobs(item: TokenLogprobs, top_n: int) -> bytes:
-    top = list(item.top[:top_n]) + [(_NO_ID, 0.0)] * (top_n - len(item.top))
-    return struct.pack("<f", item.chosen) + b"".join(struct.pack("<If", i, v) for i, v in top)
 
 
 def unpack_commit(data: bytes, slots: int, top_logprobs: int | None) -> Commit:
@@ -186,25 +180,14 @@ def _unpack_logprobs(
     data: bytes, slots: int, count: int, top_n: int
 ) -> tuple[TokenLogprobs, ...] | None:
     """One per token, or None when the first says that none are known."""
-    size = 4 + 8 * top_n
+    size = logprob_rows.size(top_n, "f")
     start = _COMMIT_HEAD.size + 4 * slots
-    found = tuple(_unpack_one(data, start + i * size, top_n) for i in range(count))
+    found = tuple(logprob_rows.unpack(data, start + i * size, top_n, "f") for i in range(count))
     if math.isnan(found[0].chosen):
         return None
-    if not all(value <= 0.0 for item in found for value in _values(item)):
+    if not logprob_rows.sound(found):
         raise _bad("a logprob is no number, or above 0")
     return found
-
-
-def _unpack_one(data: bytes, at: int, top_n: int) -> TokenLogprobs:
-    (chosen,) = struct.unpack_from("<f", data, at)
-    flat = struct.unpack_from("<" + "If" * top_n, data, at + 4)
-    top = zip(flat[::2], flat[1::2], strict=True)
-    return TokenLogprobs(chosen, tuple((i, value) for i, value in top if i != _NO_ID))
-
-
-def _values(item: TokenLogprobs) -> tuple[float, ...]:
-    return (item.chosen, *(value for _, value in item.top))
 
 
 # --- up ----------------------------------------------------------------------------------------

@@ -8,35 +8,40 @@ fit (LocalProtocolError). Activations stay bytes here: whoever computes decodes 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar, get_args
+from collections.abc import Sequence
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from outrider.engine import LayerRange, Picked, RowRule, StageInfo, StageSpan, Want
-from outrider.errors import (
-    HandshakeRefused,
-    InvalidRequest,
-    LocalProtocolError,
-    RemoteProtocolError,
-)
-from outrider.protocol import faults
+from outrider.errors import InvalidRequest, LocalProtocolError
+from outrider.protocol import faults, logprobs
 from outrider.protocol import wire_pb2 as pb
 from outrider.protocol.activations import CODECS
 from outrider.protocol.codec import (
     MAX_NAME,
-    OLDEST_VERSION,
     params_from_wire,
     params_to_wire,
     parsed,
     serialized,
 )
+from outrider.protocol.logprobs import NO_ID
 from outrider.protocol.messages import VERSION
 from outrider.protocol.sampling import Sampling, TokenLogprobs
+from outrider.protocol.stage_checks import (
+    MAX_AUTHORITY,
+    MAX_LISTED,
+    bad,
+    check_names,
+    check_ticket,
+    check_version,
+    fitting,
+    flag,
+    need,
+)
 from outrider.protocol.stages import (
     PIPELINE_BYTES,
-    TICKET_BYTES,
     Attach,
     Attached,
     Beat,
@@ -72,56 +77,11 @@ MAX_TOP = 1024
 """Children or logprobs of a row."""
 MAX_ACTIVATIONS = 60 << 20
 """Bytes of a pass's activations."""
-MAX_LISTED = 256
-"""Models, loaded stages, engines and options that are listed."""
-MAX_AUTHORITY = 64 << 10
 MAX_ERROR = 64 << 10
 
 WANTS: tuple[Want, ...] = get_args(Want)
 _SPAN = struct.Struct("<IIIIBxH")
 _HOP = struct.Struct("<QII")
-_NO_ID = 2**32 - 1
-"""Fills the places that a small vocabulary leaves."""
-
-T = TypeVar("T")
-
-
-def _bad(what: str) -> RemoteProtocolError:
-    return RemoteProtocolError(what, effect="the message was dropped and the stage's stream ends")
-
-
-def _need(holds: object, what: str) -> None:
-    if not holds:
-        raise _bad(what)
-
-
-def _flag(value: int) -> bool:
-    _need(value <= 1, "a flag is neither 0 nor 1")
-    return value == 1
-
-
-def _fitting(build: Callable[[], T]) -> T:
-    """What is built of our own numbers. Raises LocalProtocolError where one does not fit."""
-    try:
-        return build()
-    except (struct.error, ValueError, OverflowError, TypeError):
-        raise LocalProtocolError("a number of a stage message does not fit its field") from None
-
-
-def _check_version(version: int, *, worker: bool) -> None:
-    """`worker`: whether the peer is one, for which side the refusal names as which."""
-    if not OLDEST_VERSION <= version <= VERSION:
-        sides = (version, VERSION) if worker else (VERSION, version)
-        raise HandshakeRefused(
-            "protocol version",
-            ours=str(sides[0]),
-            theirs=str(sides[1]),
-            todo="run the same release of outrider on both sides",
-        )
-
-
-def _check_names(*names: str) -> None:
-    _need(max(map(len, names)) <= MAX_NAME, "a name is too long")
 
 
 # --- describe ----------------------------------------------------------------------------------
@@ -133,11 +93,11 @@ def encode_query(version: int = VERSION) -> bytes:
 
 def decode_query(data: bytes) -> None:
     """Worker: raises HandshakeRefused for a version that it can not read."""
-    _check_version(parsed(pb.StageQuery, data).version, worker=False)
+    check_version(parsed(pb.StageQuery, data).version, worker=False)
 
 
 def encode_host(host: StageHost) -> bytes:
-    return _fitting(lambda: serialized(_host_to_wire(host)))
+    return fitting(lambda: serialized(_host_to_wire(host)))
 
 
 def _host_to_wire(host: StageHost) -> pb.StageHost:
@@ -154,6 +114,7 @@ def _host_to_wire(host: StageHost) -> pb.StageHost:
         first_layer=host.first_layer,
         stop_layer=host.stop_layer,
         draining=int(host.draining),
+        accepts=host.accepts_bytes,
     )
 
 
@@ -168,11 +129,11 @@ def _loaded_to_wire(stage: LoadedStage) -> pb.LoadedStage:
 
 def decode_host(data: bytes) -> StageHost:
     wire = parsed(pb.StageHost, data)
-    _check_version(wire.version, worker=True)
-    _check_names(wire.name, wire.kind, *wire.engines, *(m.name + m.digest for m in wire.models))
+    check_version(wire.version, worker=True)
+    check_names(wire.name, wire.kind, *wire.engines, *(m.name + m.digest for m in wire.models))
     longest = max(len(wire.models), len(wire.loaded), len(wire.engines))
-    _need(longest <= MAX_LISTED, "a worker lists too much")
-    _need(0.0 < wire.speed < float("inf"), "a worker's speed is out of range")
+    need(longest <= MAX_LISTED, "a worker lists too much")
+    need(0.0 < wire.speed < float("inf"), "a worker's speed is out of range")
     return StageHost(
         name=wire.name,
         kind=wire.kind,
@@ -184,14 +145,15 @@ def decode_host(data: bytes) -> StageHost:
         loaded=tuple(_loaded_from_wire(each) for each in wire.loaded),
         first_layer=wire.first_layer,
         stop_layer=wire.stop_layer,
-        draining=_flag(wire.draining),
+        draining=flag(wire.draining),
+        accepts_bytes=wire.accepts,
         version=wire.version,
     )
 
 
 def _loaded_from_wire(wire: Any) -> LoadedStage:
-    _check_names(wire.digest)
-    return LoadedStage(wire.digest, _layers_from_wire(wire.layers), wire.memory, _flag(wire.busy))
+    check_names(wire.digest)
+    return LoadedStage(wire.digest, _layers_from_wire(wire.layers), wire.memory, flag(wire.busy))
 
 
 def _layers_to_wire(layers: LayerRange) -> pb.LayerSpan:
@@ -204,15 +166,15 @@ def _layers_to_wire(layers: LayerRange) -> pb.LayerSpan:
 
 
 def _layers_from_wire(wire: Any) -> LayerRange:
-    _need(wire.start <= wire.stop <= MAX_LAYERS, "a range of layers is out of order")
-    return LayerRange(wire.start, wire.stop, _flag(wire.embedding), _flag(wire.head))
+    need(wire.start <= wire.stop <= MAX_LAYERS, "a range of layers is out of order")
+    return LayerRange(wire.start, wire.stop, flag(wire.embedding), flag(wire.head))
 
 
 # --- load --------------------------------------------------------------------------------------
 
 
 def encode_load(load: StageLoad) -> bytes:
-    return _fitting(lambda: serialized(_load_to_wire(load)))
+    return fitting(lambda: serialized(_load_to_wire(load)))
 
 
 def _load_to_wire(load: StageLoad) -> pb.StageLoad:
@@ -237,7 +199,7 @@ def _load_to_wire(load: StageLoad) -> pb.StageLoad:
 
 def decode_load(data: bytes) -> StageLoad:
     wire = parsed(pb.StageLoad, data)
-    _check_version(wire.version, worker=False)
+    check_version(wire.version, worker=False)
     _check_load(wire)
     return StageLoad(
         pipeline=wire.pipeline,
@@ -249,7 +211,7 @@ def decode_load(data: bytes) -> StageLoad:
         engine=wire.engine,
         device=wire.device,
         dtype=wire.dtype,
-        numerics="plain" if _flag(wire.numerics) else "exact",
+        numerics="plain" if flag(wire.numerics) else "exact",
         max_slots=wire.max_slots,
         max_rows=wire.max_rows,
         context=wire.context or None,
@@ -260,8 +222,8 @@ def decode_load(data: bytes) -> StageLoad:
 
 def _check_load(wire: Any) -> None:
     _check_place(wire)
-    _check_ticket(wire.ticket)
-    _check_names(
+    check_ticket(wire.ticket)
+    check_names(
         wire.model, wire.weights_digest, wire.engine, wire.device, wire.dtype, *wire.options
     )
     sound = (
@@ -271,20 +233,16 @@ def _check_load(wire: Any) -> None:
         and len(wire.options) <= MAX_LISTED
         and len(wire.options) % 2 == 0
     )
-    _need(sound, "a load has a field that is out of range")
+    need(sound, "a load has a field that is out of range")
 
 
 def _check_place(wire: Any) -> None:
-    _need(len(wire.pipeline) == PIPELINE_BYTES, "a pipeline's id has another length")
-    _need(wire.index < MAX_STAGES, f"a chain has at most {MAX_STAGES} stages")
-
-
-def _check_ticket(ticket: bytes) -> None:
-    _need(len(ticket) == TICKET_BYTES, "a ticket has another length")
+    need(len(wire.pipeline) == PIPELINE_BYTES, "a pipeline's id has another length")
+    need(wire.index < MAX_STAGES, f"a chain has at most {MAX_STAGES} stages")
 
 
 def encode_loaded(info: StageInfo) -> bytes:
-    return _fitting(lambda: serialized(_loaded_stage_to_wire(info)))
+    return fitting(lambda: serialized(_loaded_stage_to_wire(info)))
 
 
 def _loaded_stage_to_wire(info: StageInfo) -> pb.StageLoaded:
@@ -314,7 +272,7 @@ def _loaded_stage_to_wire(info: StageInfo) -> pb.StageLoaded:
 
 def decode_loaded(data: bytes) -> StageInfo:
     wire = parsed(pb.StageLoaded, data)
-    _check_version(wire.version, worker=True)
+    check_version(wire.version, worker=True)
     _check_loaded(wire)
     return StageInfo(
         engine=wire.engine,
@@ -329,8 +287,8 @@ def decode_loaded(data: bytes) -> StageInfo:
         context=wire.context,
         max_slots=wire.max_slots,
         max_rows=wire.max_rows,
-        exact=_flag(wire.exact),
-        row_rule=RowRule(wire.least_rows, wire.row_multiple, _flag(wire.uniform)),
+        exact=flag(wire.exact),
+        row_rule=RowRule(wire.least_rows, wire.row_multiple, flag(wire.uniform)),
         weights_digest=wire.weights_digest,
         numeric_class=wire.numeric_class,
         memory_bytes=wire.memory,
@@ -338,7 +296,7 @@ def decode_loaded(data: bytes) -> StageInfo:
 
 
 def _check_loaded(wire: Any) -> None:
-    _check_names(
+    check_names(
         wire.engine,
         wire.model,
         wire.device,
@@ -357,14 +315,14 @@ def _check_loaded(wire: Any) -> None:
         and 1 <= wire.least_rows <= MAX_ROWS
         and 1 <= wire.row_multiple <= MAX_ROWS
     )
-    _need(sound, "a loaded stage has a field that is out of range")
+    need(sound, "a loaded stage has a field that is out of range")
 
 
 # --- what goes through the stages --------------------------------------------------------------
 
 
 def encode_op(op: StageOp) -> bytes:
-    return _fitting(lambda: serialized(_op_to_wire(op)))
+    return fitting(lambda: serialized(_op_to_wire(op)))
 
 
 def _op_to_wire(op: StageOp) -> pb.StageOp:
@@ -394,11 +352,11 @@ def decode_op(data: bytes) -> StageOp:
         case "close":
             return CloseSlot(_slot(wire.close.slot))
         case _:
-            raise _bad("an order to a stage is of a kind that this version does not know")
+            raise bad("an order to a stage is of a kind that this version does not know")
 
 
 def _slot(number: int) -> int:
-    _need(number <= MAX_SLOTS, "a slot's number is out of range")
+    need(number <= MAX_SLOTS, "a slot's number is out of range")
     return number
 
 
@@ -412,11 +370,11 @@ def _sampling_to_wire(sampling: Sampling) -> pb.StageSampling:
 
 
 def _sampling_from_wire(wire: Any) -> Sampling:
-    _need(len(wire.seed) == 16, "a seed has another length")
+    need(len(wire.seed) == 16, "a seed has another length")
     try:
         params = params_from_wire(wire.params)
     except InvalidRequest as refused:
-        raise _bad(f"a slot's sampling is out of range: {refused.param}") from None
+        raise bad(f"a slot's sampling is out of range: {refused.param}") from None
     return Sampling(params, int.from_bytes(wire.seed, "little"), wire.choice, wire.prompt_length)
 
 
@@ -441,10 +399,10 @@ def _span_to_bytes(span: StageSpan) -> bytes:
 
 def _pass_from_wire(wire: Any) -> Pass:
     count, left = divmod(len(wire.spans), _SPAN.size)
-    _need(left == 0 and 1 <= count <= MAX_SPANS, "the spans of a pass have an impossible length")
-    _need(len(wire.activations) <= MAX_ACTIVATIONS, "a pass brings too many activations")
-    _need(len(wire.tokens) % 4 == 0, "the tokens of a pass have an impossible length")
-    _need(wire.number >= 1, "passes are counted from 1")
+    need(left == 0 and 1 <= count <= MAX_SPANS, "the spans of a pass have an impossible length")
+    need(len(wire.activations) <= MAX_ACTIVATIONS, "a pass brings too many activations")
+    need(len(wire.tokens) % 4 == 0, "the tokens of a pass have an impossible length")
+    need(wire.number >= 1, "passes are counted from 1")
     tokens = struct.unpack(f"<{len(wire.tokens) // 4}I", wire.tokens)
     spans = _spans_from_bytes(wire.spans, tokens)
     return Pass(wire.number, spans, wire.activations, _trail_from_bytes(wire.trail))
@@ -462,12 +420,12 @@ def _spans_from_bytes(data: bytes, tokens: Sequence[int]) -> tuple[StageSpan, ..
             and want < len(WANTS)
             and top_n <= MAX_TOP
         )
-        _need(sound, "a span of a pass has a field that is out of range")
+        need(sound, "a span of a pass has a field that is out of range")
         part = tuple(tokens[at : at + rows])
         spans.append(StageSpan(slot, base, rows, part, None, first, WANTS[want], top_n))
         at += rows
-    _need(at == len(tokens), "a pass has tokens that no span names")
-    _need(len({span.slot for span in spans}) == len(spans), "a slot stands twice in a pass")
+    need(at == len(tokens), "a pass has tokens that no span names")
+    need(len({span.slot for span in spans}) == len(spans), "a slot stands twice in a pass")
     return tuple(spans)
 
 
@@ -477,7 +435,7 @@ def _trail_to_bytes(trail: Sequence[Hop]) -> bytes:
 
 def _trail_from_bytes(data: bytes) -> tuple[Hop, ...]:
     count, left = divmod(len(data), _HOP.size)
-    _need(left == 0 and count <= MAX_STAGES, "the trail of a pass has an impossible length")
+    need(left == 0 and count <= MAX_STAGES, "the trail of a pass has an impossible length")
     return tuple(Hop(*parts) for parts in _HOP.iter_unpack(data))
 
 
@@ -485,7 +443,7 @@ def _trail_from_bytes(data: bytes) -> tuple[Hop, ...]:
 
 
 def encode_up(message: StageUp) -> bytes:
-    return _fitting(lambda: serialized(_up_to_wire(message)))
+    return fitting(lambda: serialized(_up_to_wire(message)))
 
 
 def _up_to_wire(message: StageUp) -> pb.StageUp:
@@ -526,30 +484,30 @@ def decode_up(data: bytes) -> StageUp:
         case "beat":
             return _beat_from_wire(wire.beat)
         case _:
-            raise _bad("a coordinator's message is of a kind that this version does not know")
+            raise bad("a coordinator's message is of a kind that this version does not know")
 
 
 def _attach_from_wire(wire: Any) -> Attach:
-    _check_version(wire.version, worker=False)
+    check_version(wire.version, worker=False)
     _check_place(wire)
-    _need(1 <= wire.codec <= len(CODECS), "activations are in a code that this version lacks")
+    need(1 <= wire.codec <= len(CODECS), "activations are in a code that this version lacks")
     after = _next_from_wire(wire.next) if wire.HasField("next") else None
     return Attach(wire.pipeline, wire.index, CODECS[wire.codec - 1], after, wire.version)
 
 
 def _next_from_wire(wire: Any) -> NextStage:
-    _check_names(wire.address)
-    _check_ticket(wire.ticket)
-    _need(len(wire.authority) <= MAX_AUTHORITY, "an authority's certificate is too long")
+    check_names(wire.address)
+    check_ticket(wire.ticket)
+    need(len(wire.authority) <= MAX_AUTHORITY, "an authority's certificate is too long")
     return NextStage(wire.address, wire.ticket, wire.authority)
 
 
 def _beat_from_wire(wire: Any) -> Beat:
-    return Beat(wire.sent_us, wire.echo_us, _flag(wire.leaving))
+    return Beat(wire.sent_us, wire.echo_us, flag(wire.leaving))
 
 
 def encode_down(message: StageDown) -> bytes:
-    return _fitting(lambda: serialized(_down_to_wire(message)))
+    return fitting(lambda: serialized(_down_to_wire(message)))
 
 
 def _down_to_wire(message: StageDown) -> pb.StageDown:
@@ -581,18 +539,18 @@ def decode_down(data: bytes) -> StageDown:
         case "failed":
             return Failed(wire.failed.number, faults.unpack(_bounded(wire.failed.error)))
         case "attached":
-            _check_names(wire.attached.why)
-            return Attached(_flag(wire.attached.direct), wire.attached.why)
+            check_names(wire.attached.why)
+            return Attached(flag(wire.attached.direct), wire.attached.why)
         case "broken":
             return Broken(faults.unpack(_bounded(wire.broken)))
         case "beat":
             return _beat_from_wire(wire.beat)
         case _:
-            raise _bad("a worker's message is of a kind that this version does not know")
+            raise bad("a worker's message is of a kind that this version does not know")
 
 
 def _bounded(error: bytes) -> bytes:
-    _need(len(error) <= MAX_ERROR, "an error is too long")
+    need(len(error) <= MAX_ERROR, "an error is too long")
     return error
 
 
@@ -608,7 +566,7 @@ def _passed_to_wire(message: Passed) -> pb.Passed:
 
 
 def _passed_from_wire(wire: Any) -> Passed:
-    _need(len(wire.picked) <= MAX_SPANS, "a pass gives too many picks")
+    need(len(wire.picked) <= MAX_SPANS, "a pass gives too many picks")
     picked = tuple(_picked_from_wire(each) for each in wire.picked)
     return Passed(wire.number, picked, _trail_from_bytes(wire.trail))
 
@@ -618,21 +576,16 @@ def _picked_to_wire(picked: Picked) -> pb.StagePicked:
     if picked.logprobs is not None:
         top = max((len(row.top) for row in picked.logprobs), default=0)
         wire.logprobs = 1 + top
-        wire.logprob_rows = b"".join(_logprobs_to_bytes(row, top) for row in picked.logprobs)
+        wire.logprob_rows = b"".join(logprobs.pack(row, top, "d") for row in picked.logprobs)
     if picked.children is not None:
         most = max(map(len, picked.children), default=0)
         wire.children = 1 + most
-        filled = [(*row, *[_NO_ID] * (most - len(row))) for row in picked.children]
+        filled = [(*row, *[NO_ID] * (most - len(row))) for row in picked.children]
         wire.child_ids = np.asarray(filled, "<u4").tobytes()
     if picked.scores is not None:
         wire.scores = 1 + picked.scores.shape[1]
         wire.score_rows = picked.scores.astype("<f4").tobytes()
     return wire
-
-
-def _logprobs_to_bytes(row: TokenLogprobs, top: int) -> bytes:
-    best = [*row.top, *[(_NO_ID, 0.0)] * (top - len(row.top))]
-    return struct.pack("<d", row.chosen) + b"".join(struct.pack("<Id", i, v) for i, v in best)
 
 
 def _picked_from_wire(wire: Any) -> Picked:
@@ -653,34 +606,26 @@ def _picked_from_wire(wire: Any) -> Picked:
 def _array(data: bytes, dtype: str, width: int) -> NDArray[Any]:
     """[rows, width]"""
     size = np.dtype(dtype).itemsize * width
-    _need(size > 0 and len(data) % size == 0, "what was picked has an impossible length")
+    need(size > 0 and len(data) % size == 0, "what was picked has an impossible length")
     return np.frombuffer(data, dtype).reshape(-1, width)
 
 
 def _logprobs_from_bytes(data: bytes, rows: int, top: int) -> tuple[TokenLogprobs, ...]:
-    size = 8 + 12 * top
-    _need(top <= MAX_TOP and len(data) == rows * size, "logprobs have an impossible length")
-    found = tuple(_one_logprobs(data, at, top) for at in range(0, len(data), size))
-    values = [v for row in found for v in (row.chosen, *(value for _, value in row.top))]
-    _need(all(value <= 0.0 for value in values), "a logprob is no number, or above 0")
+    size = logprobs.size(top, "d")
+    need(top <= MAX_TOP and len(data) == rows * size, "logprobs have an impossible length")
+    found = tuple(logprobs.unpack(data, at, top, "d") for at in range(0, len(data), size))
+    need(logprobs.sound(found), "a logprob is no number, or above 0")
     return found
 
 
-def _one_logprobs(data: bytes, at: int, top: int) -> TokenLogprobs:
-    (chosen,) = struct.unpack_from("<d", data, at)
-    flat = struct.unpack_from("<" + "Id" * top, data, at + 8)
-    best = zip(flat[::2], flat[1::2], strict=True)
-    return TokenLogprobs(chosen, tuple((i, value) for i, value in best if i != _NO_ID))
-
-
 def _children_from_bytes(data: bytes, rows: int, most: int) -> tuple[tuple[int, ...], ...]:
-    _need(most <= MAX_TOP and len(data) == 4 * rows * most, "children have an impossible length")
+    need(most <= MAX_TOP and len(data) == 4 * rows * most, "children have an impossible length")
     flat = np.frombuffer(data, "<u4").reshape(rows, most).tolist()
-    return tuple(tuple(i for i in row if i != _NO_ID) for row in flat)
+    return tuple(tuple(i for i in row if i != NO_ID) for row in flat)
 
 
 def _scores_from_bytes(data: bytes, rows: int, width: int) -> NDArray[np.float32]:
-    _need(len(data) == 4 * rows * width, "scores have an impossible length")
+    need(len(data) == 4 * rows * width, "scores have an impossible length")
     return np.frombuffer(data, "<f4").astype(np.float32).reshape(rows, width)
 
 

@@ -64,6 +64,8 @@ class StageHost:
     stop_layer: int = 0
     """0: to the last one."""
     draining: bool = False
+    accepts_bytes: int = 0
+    """Of weights that may be pushed to it, in all; 0: none."""
     version: int = VERSION
 
 

@@ -253,7 +253,7 @@ class LoadedStage(_message.Message):
     def __init__(self, digest: _Optional[str] = ..., layers: _Optional[_Union[LayerSpan, _Mapping]] = ..., memory: _Optional[int] = ..., busy: _Optional[int] = ...) -> None: ...
 
 class StageHost(_message.Message):
-    __slots__ = ("version", "name", "kind", "memory", "claimed", "speed", "engines", "models", "loaded", "first_layer", "stop_layer", "draining")
+    __slots__ = ("version", "name", "kind", "memory", "claimed", "speed", "engines", "models", "loaded", "first_layer", "stop_layer", "draining", "accepts")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
@@ -266,6 +266,7 @@ class StageHost(_message.Message):
     FIRST_LAYER_FIELD_NUMBER: _ClassVar[int]
     STOP_LAYER_FIELD_NUMBER: _ClassVar[int]
     DRAINING_FIELD_NUMBER: _ClassVar[int]
+    ACCEPTS_FIELD_NUMBER: _ClassVar[int]
     version: int
     name: str
     kind: str
@@ -278,7 +279,8 @@ class StageHost(_message.Message):
     first_layer: int
     stop_layer: int
     draining: int
-    def __init__(self, version: _Optional[int] = ..., name: _Optional[str] = ..., kind: _Optional[str] = ..., memory: _Optional[int] = ..., claimed: _Optional[int] = ..., speed: _Optional[float] = ..., engines: _Optional[_Iterable[str]] = ..., models: _Optional[_Iterable[_Union[HostedModel, _Mapping]]] = ..., loaded: _Optional[_Iterable[_Union[LoadedStage, _Mapping]]] = ..., first_layer: _Optional[int] = ..., stop_layer: _Optional[int] = ..., draining: _Optional[int] = ...) -> None: ...
+    accepts: int
+    def __init__(self, version: _Optional[int] = ..., name: _Optional[str] = ..., kind: _Optional[str] = ..., memory: _Optional[int] = ..., claimed: _Optional[int] = ..., speed: _Optional[float] = ..., engines: _Optional[_Iterable[str]] = ..., models: _Optional[_Iterable[_Union[HostedModel, _Mapping]]] = ..., loaded: _Optional[_Iterable[_Union[LoadedStage, _Mapping]]] = ..., first_layer: _Optional[int] = ..., stop_layer: _Optional[int] = ..., draining: _Optional[int] = ..., accepts: _Optional[int] = ...) -> None: ...
 
 class StageLoad(_message.Message):
     __slots__ = ("version", "pipeline", "index", "ticket", "layers", "model", "weights_digest", "engine", "device", "dtype", "numerics", "max_slots", "max_rows", "context", "options")
@@ -531,3 +533,119 @@ class RelayReply(_message.Message):
     INDEX_FIELD_NUMBER: _ClassVar[int]
     index: int
     def __init__(self, index: _Optional[int] = ...) -> None: ...
+
+class JoinRequest(_message.Message):
+    __slots__ = ("version", "name", "kind", "address", "key", "digests", "accepts", "leaving")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    DIGESTS_FIELD_NUMBER: _ClassVar[int]
+    ACCEPTS_FIELD_NUMBER: _ClassVar[int]
+    LEAVING_FIELD_NUMBER: _ClassVar[int]
+    version: int
+    name: str
+    kind: str
+    address: str
+    key: str
+    digests: _containers.RepeatedScalarFieldContainer[str]
+    accepts: int
+    leaving: int
+    def __init__(self, version: _Optional[int] = ..., name: _Optional[str] = ..., kind: _Optional[str] = ..., address: _Optional[str] = ..., key: _Optional[str] = ..., digests: _Optional[_Iterable[str]] = ..., accepts: _Optional[int] = ..., leaving: _Optional[int] = ...) -> None: ...
+
+class JoinReply(_message.Message):
+    __slots__ = ("version", "lease_ms", "address", "models")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    LEASE_MS_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    MODELS_FIELD_NUMBER: _ClassVar[int]
+    version: int
+    lease_ms: int
+    address: str
+    models: _containers.RepeatedCompositeFieldContainer[HostedModel]
+    def __init__(self, version: _Optional[int] = ..., lease_ms: _Optional[int] = ..., address: _Optional[str] = ..., models: _Optional[_Iterable[_Union[HostedModel, _Mapping]]] = ...) -> None: ...
+
+class PushUp(_message.Message):
+    __slots__ = ("offer", "chunk")
+    OFFER_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_FIELD_NUMBER: _ClassVar[int]
+    offer: PushOffer
+    chunk: bytes
+    def __init__(self, offer: _Optional[_Union[PushOffer, _Mapping]] = ..., chunk: _Optional[bytes] = ...) -> None: ...
+
+class PushOffer(_message.Message):
+    __slots__ = ("version", "digest", "name", "files")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    FILES_FIELD_NUMBER: _ClassVar[int]
+    version: int
+    digest: str
+    name: str
+    files: _containers.RepeatedCompositeFieldContainer[PushedFile]
+    def __init__(self, version: _Optional[int] = ..., digest: _Optional[str] = ..., name: _Optional[str] = ..., files: _Optional[_Iterable[_Union[PushedFile, _Mapping]]] = ...) -> None: ...
+
+class PushedFile(_message.Message):
+    __slots__ = ("name", "size", "digest")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    size: int
+    digest: bytes
+    def __init__(self, name: _Optional[str] = ..., size: _Optional[int] = ..., digest: _Optional[bytes] = ...) -> None: ...
+
+class PushDown(_message.Message):
+    __slots__ = ("want", "done")
+    WANT_FIELD_NUMBER: _ClassVar[int]
+    DONE_FIELD_NUMBER: _ClassVar[int]
+    want: PushWant
+    done: PushDone
+    def __init__(self, want: _Optional[_Union[PushWant, _Mapping]] = ..., done: _Optional[_Union[PushDone, _Mapping]] = ...) -> None: ...
+
+class PushWant(_message.Message):
+    __slots__ = ("index", "offset")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    offset: int
+    def __init__(self, index: _Optional[int] = ..., offset: _Optional[int] = ...) -> None: ...
+
+class PushDone(_message.Message):
+    __slots__ = ("bytes",)
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    bytes: int
+    def __init__(self, bytes: _Optional[int] = ...) -> None: ...
+
+class MeasureLink(_message.Message):
+    __slots__ = ("version", "ticket", "address", "authority")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    TICKET_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    AUTHORITY_FIELD_NUMBER: _ClassVar[int]
+    version: int
+    ticket: bytes
+    address: str
+    authority: bytes
+    def __init__(self, version: _Optional[int] = ..., ticket: _Optional[bytes] = ..., address: _Optional[str] = ..., authority: _Optional[bytes] = ...) -> None: ...
+
+class MeasuredLink(_message.Message):
+    __slots__ = ("rtt_us", "up", "down", "bytes")
+    RTT_US_FIELD_NUMBER: _ClassVar[int]
+    UP_FIELD_NUMBER: _ClassVar[int]
+    DOWN_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    rtt_us: int
+    up: float
+    down: float
+    bytes: int
+    def __init__(self, rtt_us: _Optional[int] = ..., up: _Optional[float] = ..., down: _Optional[float] = ..., bytes: _Optional[int] = ...) -> None: ...
+
+class ProbeData(_message.Message):
+    __slots__ = ("count", "data")
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    count: int
+    data: bytes
+    def __init__(self, count: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...
