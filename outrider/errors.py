@@ -31,6 +31,8 @@ OutriderError               500  a failure that no code foresaw
 ├── PlanError                   400  no sensible answer to where a model should run
 │   ├── InvalidProfile               a graph, device or link that makes no sense
 │   └── Unplannable                  no placement keeps all constraints; names the nearest that do
+├── SealError                        what is sealed can not be used as it is
+│   └── SealBroken                   changed, cut, swapped, or of another key
 ├── JournalError                     the disk journal can not be kept (disk full, I/O error)
 └── DaemonUnreachable                the SDK or CLI found no edge daemon
 
@@ -278,6 +280,21 @@ class StageLost(LinkError):
     ) -> None:
         super().__init__(what, why=why, effect=effect, todo=todo)
         self.device = device
+
+
+class SealError(OutriderError):
+    """What is sealed, or keeps secrets, can not be used as it is."""
+
+    code = "seal"
+    exit_code = 6
+    grpc_status = "FAILED_PRECONDITION"
+
+
+class SealBroken(SealError):
+    """Changed, cut, swapped, or sealed under another key or as another object."""
+
+    code = "seal_broken"
+    grpc_status = "DATA_LOSS"
 
 
 class JournalError(OutriderError):
