@@ -322,6 +322,7 @@ class Steering:
             margin=_rounded(verdict.margin),
             probe=probe,
             ms_before=_rounded(ms_before),
+            scores=_scores(sorted(verdict.scores, key=lambda score: score.total)),
         )
         self.governor.tell(decision)
         return decision

@@ -827,6 +827,10 @@ class Request:
             exact=self.exact,
             bytes_up=self.totals.bytes_up,
             bytes_down=self.totals.bytes_down,
+            device_j=None if bill.joules is None else bill.parts.device_j,
+            radio_j=None if bill.joules is None else bill.parts.radio_j,
+            cloud_j=None if bill.joules is None else bill.parts.cloud_j,
+            wasted_j=None if bill.joules is None else bill.wasted_j,
             energy_j=bill.joules,
             energy_kind=bill.kind,
         )

@@ -17,6 +17,16 @@ HIGH_WATER = 10_000
 """Messages a slow reader may be behind before it loses some; the producer never waits."""
 
 
+def stamp(event: events.Event, source: str) -> events.Event:
+    """The event with who says it and when, as readers get it."""
+    return msgspec.structs.replace(
+        event,
+        source=source,
+        at=time.clock_gettime(time.CLOCK_REALTIME),
+        t_ms=time.monotonic() * 1e3,
+    )
+
+
 class Bus:
     """A publisher. `publish` never blocks and never raises for a reader's sake."""
 
@@ -33,12 +43,7 @@ class Bus:
         self._socket.bind(self.address)
 
     def publish(self, event: events.Event) -> None:
-        stamped = msgspec.structs.replace(
-            event,
-            source=self._source,
-            at=time.clock_gettime(time.CLOCK_REALTIME),
-            t_ms=time.monotonic() * 1e3,
-        )
+        stamped = event if event.at else stamp(event, self._source)
         try:
             self._socket.send(events.encode(stamped), zmq.NOBLOCK)
         except zmq.Again:

@@ -13,6 +13,8 @@ from typing import Literal
 
 import msgspec
 
+from outrider.protocol.status import ScoreStatus
+
 SCHEMA = 1
 """Rises when a field changes meaning; readers refuse a newer one and read the one before."""
 
@@ -143,6 +145,8 @@ class Decision(_Event, frozen=True, tag="decision"):
     ms_before: float | None = None
     """Measured milliseconds a token."""
     ms_after: float | None = None
+    scores: tuple[ScoreStatus, ...] = ()
+    """All ways that were weighed then, best first."""
 
 
 class Fallback(_Event, frozen=True, tag="fallback"):
@@ -169,7 +173,13 @@ class RequestDone(_Event, frozen=True, tag="request_done"):
     bytes_up: int
     bytes_down: int
     energy_j: float | None = None
-    energy_kind: str = "none"
+    energy_kind: Literal["measured", "estimated", "none"] = "none"
+    device_j: float | None = None
+    """Parts of `energy_j`: this device, its radio, the cloud's share."""
+    radio_j: float | None = None
+    cloud_j: float | None = None
+    wasted_j: float | None = None
+    """Of the device's part: drafts that were sent and not accepted."""
 
 
 class SessionClosed(_Event, frozen=True, tag="session_closed"):
