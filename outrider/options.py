@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -71,6 +72,9 @@ def _positive(name: str, value: float) -> None:
         raise ConfigError(f"{name} must be above 0, not {value}")
 
 
+LogLevel = Literal["debug", "info", "warning", "error"]
+
+
 @dataclass(frozen=True, slots=True)
 class CloudOptions:
     """`outrider cloud`."""
@@ -84,6 +88,7 @@ class CloudOptions:
     device: str = "auto"
     """auto, cpu, cuda:N, mps."""
     dtype: str = "auto"
+    """auto, or what the engine computes in, such as float32 or bfloat16."""
     numerics: Literal["exact", "plain"] = "exact"
     """`plain` gives up identity for speed; sessions that require exactness are refused."""
     threads: int | None = None
@@ -111,7 +116,9 @@ class CloudOptions:
     activations: Literal["fp32", "bf16", "fp16", "int8", "int4"] = "fp32"
     """How hidden states travel between workers; what loses bits makes another numeric class."""
     tls_cert: Path | None = None
+    """The server's certificate (PEM)."""
     tls_key: Path | None = None
+    """Its key."""
     client_ca: Path | None = None
     """With it, devices must show a certificate of this authority."""
     api_keys: Path | None = None
@@ -122,6 +129,12 @@ class CloudOptions:
     """How long sessions may go on after SIGTERM."""
     ready_file: Path | None = None
     """Written as JSON with the address once the cloud serves."""
+    log_file: Path | None = None
+    """Structured log, JSON lines; without it journald gets them where systemd started it."""
+    log_level: LogLevel = "info"
+    """debug, info, warning, error."""
+    reread: Callable[[], CloudOptions] | None = field(default=None, compare=False, repr=False)
+    """Reads the settings anew, flags first as before. Raises ConfigError."""
 
     def __post_init__(self) -> None:
         _positive("--ahead", self.ahead)
@@ -175,6 +188,59 @@ def parse_trigger(text: str) -> tuple[Literal["auto", "free", "wait"], float]:
 
 
 @dataclass(frozen=True, slots=True)
+class CloudLink:
+    """A cloud by name: `[link.NAME]` of the configuration."""
+
+    url: Address
+    """HOST:PORT, also written grpc://HOST:PORT."""
+    name: str = ""
+    ca: Path | None = None
+    """TLS, checked against this authority (PEM); required beyond loopback."""
+    cert: Path | None = None
+    """With `key`: the device's own certificate (PEM)."""
+    key: Path | None = None
+    """The key of `cert`."""
+    api_key_ref: str = ""
+    """Where the key for this cloud is found: env:VARIABLE or file:PATH."""
+    priority: int = 100
+    """Lower ones are tried first."""
+
+    def __post_init__(self) -> None:
+        if (self.cert is None) != (self.key is None):
+            raise ConfigError(f"cert and key of link {self.name!r} go together")
+        if self.ca is None and not self.url.loopback:
+            raise ConfigError(
+                f"link {self.name!r} leads to {self.url}, which needs TLS",
+                why="keys and tokens would travel in the clear",
+                effect="the link was not taken",
+                todo="name the authority that signed the cloud's certificate in `ca`",
+            )
+        if self.api_key_ref and not re.fullmatch(r"env:\w+|file:.+", self.api_key_ref):
+            raise ConfigError(
+                f"api_key_ref of link {self.name!r} names no place of a key",
+                why="a key itself has no business in a file of settings",
+                effect="the link was not taken",
+                todo="write env:VARIABLE or file:PATH",
+            )
+
+    def api_key(self) -> str:
+        """The key itself, empty without a reference. Raises ConfigError where it is not found."""
+        kind, _, place = self.api_key_ref.partition(":")
+        if kind == "env":
+            return os.environ.get(place, "")
+        if kind != "file":
+            return ""
+        try:
+            return Path(place).expanduser().read_text("utf-8").strip()
+        except OSError as error:
+            raise ConfigError(
+                f"the key of link {self.name!r} can not be read: {error.strerror}",
+                effect="the link can not be used",
+                todo=f"put the key into {place}, readable by this user alone",
+            ) from None
+
+
+@dataclass(frozen=True, slots=True)
 class EdgeOptions:
     """`outrider edge`."""
 
@@ -187,8 +253,11 @@ class EdgeOptions:
     cloud_cert: Path | None = None
     """With `cloud_key`: the device's own certificate."""
     cloud_key: Path | None = None
+    """The key of `cloud_cert`."""
     cloud_api_key: str = ""
     """Sent to the clouds; OUTRIDER_CLOUD_API_KEY in the environment."""
+    links: tuple[CloudLink, ...] = ()
+    """Clouds by name, each with certificates and a key of its own; tried after `clouds`."""
     split: str = ""
     """[NAME=]PATH of a target whose layers lie on `workers`; this device commits it."""
     workers: tuple[Address, ...] = ()
@@ -198,15 +267,19 @@ class EdgeOptions:
     draft: str = "bundled:draft"
     """A model path, `ngram`, or `none`."""
     draft_engine: str = "auto"
+    """auto, torch, llama, onnx, ngram, fake: what computes the draft."""
     draft_device: str = "auto"
+    """auto, cpu, cuda:N, mps."""
     draft_threads: int | None = 1
     """One thread drafts a small model fastest, and leaves the others to the user."""
     placement: Literal["auto", "edge", "cloud", "draft"] = "auto"
+    """auto decides by request; edge, cloud and draft pin it."""
     fallback: Literal["wait", "local", "error"] = "local"
     """What an answer does when the cloud is away: wait, go on with the draft model, or fail."""
     patience_s: float = 10.0
     """How long a plain OpenAI stream waits for the cloud before its answer forks."""
     journal: Literal["memory", "disk"] = "memory"
+    """Where a request's record lies, so that its text survives."""
     journal_dir: Path | None = None
     """Where disk journals lie; None takes the user's state directory."""
     api_keys: Path | None = None
@@ -228,8 +301,15 @@ class EdgeOptions:
     watt_cap: float | None = None
     """Watts the device may draw; drafts get shallower above it, and stop a quarter beyond."""
     runtime_dir: Path | None = None
+    """Where daemon.json and the events socket lie."""
     ready_file: Path | None = None
     """Written as JSON with the URL once the daemon serves."""
+    log_file: Path | None = None
+    """Structured log, JSON lines; without it journald gets them where systemd started it."""
+    log_level: LogLevel = "info"
+    """debug, info, warning, error."""
+    reread: Callable[[], EdgeOptions] | None = field(default=None, compare=False, repr=False)
+    """Reads the settings anew, flags first as before. Raises ConfigError."""
 
     def __post_init__(self) -> None:
         _positive("--patience", self.patience_s)
@@ -281,6 +361,7 @@ class WorkerOptions:
     name: str = ""
     """What people call the device; empty takes the machine's name."""
     kind: DeviceKind = "laptop"
+    """For whoever plans: phone, laptop, jetson, desktop, server, cloud."""
     models: tuple[NamedModel, ...] = (NamedModel("outrider-target", "bundled:target"),)
     """Models whose files lie here."""
     layers: str = "auto"
@@ -290,12 +371,17 @@ class WorkerOptions:
     speed: float = 1.0
     """Below 1 a slower device is emulated: passes take as much longer."""
     engine: Literal["auto", "torch", "onnx"] = "auto"
+    """auto goes by what is installed."""
     device: str = "auto"
+    """auto, cpu, cuda:N, mps."""
     dtype: str = "auto"
+    """auto, or what the engine computes in."""
     threads: int | None = None
     """CPU threads; None leaves it to the engine, and gives an emulated device one."""
     tls_cert: Path | None = None
+    """The worker's certificate (PEM)."""
     tls_key: Path | None = None
+    """Its key."""
     client_ca: Path | None = None
     """With it, coordinators must show a certificate of this authority."""
     api_keys: Path | None = None

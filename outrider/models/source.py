@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import platformdirs
-
+from outrider import paths
 from outrider.errors import ModelCorrupt, ModelUnsupported, NotFound
 from outrider.models.check.onnx import check_onnx
 
@@ -52,8 +51,7 @@ class ModelFiles:
 
 def cache_dir() -> Path:
     """Folder for what can be made again; OUTRIDER_CACHE overrides the platform's place."""
-    chosen = os.environ.get("OUTRIDER_CACHE")
-    return Path(chosen) if chosen else Path(platformdirs.user_cache_dir("outrider"))
+    return paths.cache_dir()
 
 
 def resolve(model: str) -> ModelFiles:
