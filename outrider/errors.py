@@ -32,7 +32,8 @@ OutriderError               500  a failure that no code foresaw
 │   ├── InvalidProfile               a graph, device or link that makes no sense
 │   └── Unplannable                  no placement keeps all constraints; names the nearest that do
 ├── SealError                        what is sealed can not be used as it is
-│   └── SealBroken                   changed, cut, swapped, or of another key
+│   ├── SealBroken                   changed, cut, swapped, or of another key
+│   └── PeerUntrusted                not the device or verifier that was paired with
 ├── JournalError                     the disk journal can not be kept (disk full, I/O error)
 └── DaemonUnreachable                the SDK or CLI found no edge daemon
 
@@ -295,6 +296,14 @@ class SealBroken(SealError):
 
     code = "seal_broken"
     grpc_status = "DATA_LOSS"
+
+
+class PeerUntrusted(SealError):
+    """Not the device or verifier that was paired with."""
+
+    code = "peer_untrusted"
+    http_status = 502
+    grpc_status = "UNAUTHENTICATED"
 
 
 class JournalError(OutriderError):
