@@ -23,6 +23,7 @@ from outrider.errors import (
 )
 from outrider.protocol import logprobs as logprob_rows
 from outrider.protocol import wire_pb2 as pb
+from outrider.protocol.constraint import KINDS, MAX_BYTES, Constraint
 from outrider.protocol.messages import (
     SLOT_CLASSES,
     VERSION,
@@ -279,7 +280,23 @@ def _open_to_wire(message: Open) -> pb.Open:
         max_tokens=message.max_tokens,
         stop=list(message.stop),
         logprobs=0 if message.top_logprobs is None else 1 + message.top_logprobs,
+        constraint=constraint_to_wire(message.constraint),
     )
+
+
+def constraint_to_wire(constraint: Constraint | None) -> pb.Constraint | None:
+    if constraint is None:
+        return None
+    return pb.Constraint(kind=1 + KINDS.index(constraint.kind), text=constraint.text.encode())
+
+
+def constraint_from_wire(wire: pb.Constraint) -> Constraint:
+    if not 1 <= wire.kind <= len(KINDS) or len(wire.text) > MAX_BYTES:
+        raise _bad("a constraint is of a kind that this release does not know, or too long")
+    try:
+        return Constraint(KINDS[wire.kind - 1], wire.text.decode())
+    except (UnicodeDecodeError, InvalidRequest):
+        raise _bad("a constraint's text is missing, superfluous or not UTF-8") from None
 
 
 def _padded(wire: pb.Open) -> pb.Open:
@@ -366,6 +383,7 @@ def _open_from_wire(wire: pb.Open) -> Open:
         stop=tuple(wire.stop),
         top_logprobs=wire.logprobs - 1 if wire.logprobs else None,
         version=wire.version,
+        constraint=constraint_from_wire(wire.constraint) if wire.HasField("constraint") else None,
     )
 
 
@@ -437,12 +455,19 @@ def _opened_to_wire(message: Opened) -> pb.Opened:
         ahead=message.ahead,
         heartbeat_ms=message.heartbeat_ms,
         resumed=int(message.resumed),
+        masks=message.masks,
     )
 
 
 def _opened_from_wire(wire: pb.Opened) -> Opened:
     _refuse_version(wire.version, edge=VERSION, cloud=wire.version)
-    names = (wire.model, wire.model_digest, wire.vocabulary_digest, wire.numeric_class)
+    names = (
+        wire.model,
+        wire.model_digest,
+        wire.vocabulary_digest,
+        wire.numeric_class,
+        wire.masks,
+    )
     sound = (
         wire.fence >= 1
         and wire.context >= 1
@@ -464,6 +489,7 @@ def _opened_from_wire(wire: pb.Opened) -> Opened:
         heartbeat_ms=wire.heartbeat_ms,
         resumed=_flag(wire.resumed),
         version=wire.version,
+        masks=wire.masks,
     )
 
 
@@ -547,6 +573,7 @@ def _model_to_wire(model: ModelDescription) -> pb.ModelDescription:
         created=model.created,
         bos=model.bos,
         eos=model.eos,
+        masks=model.masks,
     )
 
 
@@ -570,6 +597,7 @@ def _model_from_wire(wire: pb.ModelDescription) -> ModelDescription:
         created=wire.created,
         bos=wire.bos,
         eos=wire.eos,
+        masks=wire.masks,
     )
 
 
@@ -585,6 +613,7 @@ def _check_model(wire: pb.ModelDescription) -> None:
         wire.tokenizer_digest,
         wire.bos,
         wire.eos,
+        wire.masks,
     )
     sound = (
         max(map(len, names)) <= MAX_NAME

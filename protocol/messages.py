@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum
 
+from outrider.protocol.constraint import Constraint
 from outrider.protocol.sampling import SamplingParams, TokenLogprobs
 
 VERSION = 1
@@ -55,6 +56,8 @@ class Open:
     stop: tuple[bytes, ...] = ()
     top_logprobs: int | None = None
     version: int = VERSION
+    constraint: Constraint | None = None
+    """What every choice's text must match."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +75,9 @@ class Opened:
     heartbeat_ms: int
     resumed: bool
     version: int = VERSION
+    masks: str = ""
+    """What keeps the answer to the constraint of the open; empty: there is none, or this cloud
+    knows of no such thing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,3 +172,5 @@ class ModelDescription:
     bos: str = ""
     eos: str = ""
     tokenizer_json: bytes = b""
+    masks: str = ""
+    """Name and version of what computes the masks of constraints; empty: none are taken."""

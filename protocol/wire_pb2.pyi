@@ -25,7 +25,7 @@ class Description(_message.Message):
     def __init__(self, version: _Optional[int] = ..., models: _Optional[_Iterable[_Union[ModelDescription, _Mapping]]] = ...) -> None: ...
 
 class ModelDescription(_message.Message):
-    __slots__ = ("name", "model_digest", "vocabulary_digest", "numeric_class", "vocabulary_size", "context", "exact", "engine", "device", "dtype", "end_ids", "chat_template", "tokenizer_digest", "tokenizer_json", "created", "bos", "eos")
+    __slots__ = ("name", "model_digest", "vocabulary_digest", "numeric_class", "vocabulary_size", "context", "exact", "engine", "device", "dtype", "end_ids", "chat_template", "tokenizer_digest", "tokenizer_json", "created", "bos", "eos", "masks")
     NAME_FIELD_NUMBER: _ClassVar[int]
     MODEL_DIGEST_FIELD_NUMBER: _ClassVar[int]
     VOCABULARY_DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -43,6 +43,7 @@ class ModelDescription(_message.Message):
     CREATED_FIELD_NUMBER: _ClassVar[int]
     BOS_FIELD_NUMBER: _ClassVar[int]
     EOS_FIELD_NUMBER: _ClassVar[int]
+    MASKS_FIELD_NUMBER: _ClassVar[int]
     name: str
     model_digest: str
     vocabulary_digest: str
@@ -60,7 +61,8 @@ class ModelDescription(_message.Message):
     created: int
     bos: str
     eos: str
-    def __init__(self, name: _Optional[str] = ..., model_digest: _Optional[str] = ..., vocabulary_digest: _Optional[str] = ..., numeric_class: _Optional[str] = ..., vocabulary_size: _Optional[int] = ..., context: _Optional[int] = ..., exact: _Optional[int] = ..., engine: _Optional[str] = ..., device: _Optional[str] = ..., dtype: _Optional[str] = ..., end_ids: _Optional[bytes] = ..., chat_template: _Optional[str] = ..., tokenizer_digest: _Optional[str] = ..., tokenizer_json: _Optional[bytes] = ..., created: _Optional[int] = ..., bos: _Optional[str] = ..., eos: _Optional[str] = ...) -> None: ...
+    masks: str
+    def __init__(self, name: _Optional[str] = ..., model_digest: _Optional[str] = ..., vocabulary_digest: _Optional[str] = ..., numeric_class: _Optional[str] = ..., vocabulary_size: _Optional[int] = ..., context: _Optional[int] = ..., exact: _Optional[int] = ..., engine: _Optional[str] = ..., device: _Optional[str] = ..., dtype: _Optional[str] = ..., end_ids: _Optional[bytes] = ..., chat_template: _Optional[str] = ..., tokenizer_digest: _Optional[str] = ..., tokenizer_json: _Optional[bytes] = ..., created: _Optional[int] = ..., bos: _Optional[str] = ..., eos: _Optional[str] = ..., masks: _Optional[str] = ...) -> None: ...
 
 class Up(_message.Message):
     __slots__ = ("open", "hint", "close", "heartbeat")
@@ -87,7 +89,7 @@ class Down(_message.Message):
     def __init__(self, opened: _Optional[_Union[Opened, _Mapping]] = ..., commit: _Optional[bytes] = ..., finished: _Optional[_Union[Finished, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ...) -> None: ...
 
 class Open(_message.Message):
-    __slots__ = ("version", "session", "fence", "model", "vocabulary_digest", "numeric_class", "exact_required", "slots", "prompt", "choices", "sampling", "seed", "max_tokens", "stop", "logprobs", "padding")
+    __slots__ = ("version", "session", "fence", "model", "vocabulary_digest", "numeric_class", "exact_required", "slots", "prompt", "choices", "sampling", "seed", "max_tokens", "stop", "logprobs", "padding", "constraint")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     SESSION_FIELD_NUMBER: _ClassVar[int]
     FENCE_FIELD_NUMBER: _ClassVar[int]
@@ -104,6 +106,7 @@ class Open(_message.Message):
     STOP_FIELD_NUMBER: _ClassVar[int]
     LOGPROBS_FIELD_NUMBER: _ClassVar[int]
     PADDING_FIELD_NUMBER: _ClassVar[int]
+    CONSTRAINT_FIELD_NUMBER: _ClassVar[int]
     version: int
     session: bytes
     fence: int
@@ -120,7 +123,16 @@ class Open(_message.Message):
     stop: _containers.RepeatedScalarFieldContainer[bytes]
     logprobs: int
     padding: bytes
-    def __init__(self, version: _Optional[int] = ..., session: _Optional[bytes] = ..., fence: _Optional[int] = ..., model: _Optional[str] = ..., vocabulary_digest: _Optional[str] = ..., numeric_class: _Optional[str] = ..., exact_required: _Optional[int] = ..., slots: _Optional[int] = ..., prompt: _Optional[bytes] = ..., choices: _Optional[_Iterable[_Union[ChoiceOpen, _Mapping]]] = ..., sampling: _Optional[_Union[SamplingParams, _Mapping]] = ..., seed: _Optional[bytes] = ..., max_tokens: _Optional[int] = ..., stop: _Optional[_Iterable[bytes]] = ..., logprobs: _Optional[int] = ..., padding: _Optional[bytes] = ...) -> None: ...
+    constraint: Constraint
+    def __init__(self, version: _Optional[int] = ..., session: _Optional[bytes] = ..., fence: _Optional[int] = ..., model: _Optional[str] = ..., vocabulary_digest: _Optional[str] = ..., numeric_class: _Optional[str] = ..., exact_required: _Optional[int] = ..., slots: _Optional[int] = ..., prompt: _Optional[bytes] = ..., choices: _Optional[_Iterable[_Union[ChoiceOpen, _Mapping]]] = ..., sampling: _Optional[_Union[SamplingParams, _Mapping]] = ..., seed: _Optional[bytes] = ..., max_tokens: _Optional[int] = ..., stop: _Optional[_Iterable[bytes]] = ..., logprobs: _Optional[int] = ..., padding: _Optional[bytes] = ..., constraint: _Optional[_Union[Constraint, _Mapping]] = ...) -> None: ...
+
+class Constraint(_message.Message):
+    __slots__ = ("kind", "text")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    kind: int
+    text: bytes
+    def __init__(self, kind: _Optional[int] = ..., text: _Optional[bytes] = ...) -> None: ...
 
 class ChoiceOpen(_message.Message):
     __slots__ = ("choice", "committed")
@@ -151,7 +163,7 @@ class SamplingParams(_message.Message):
     def __init__(self, temperature: _Optional[float] = ..., top_k: _Optional[int] = ..., top_p: _Optional[float] = ..., min_p: _Optional[float] = ..., repetition_penalty: _Optional[float] = ..., presence_penalty: _Optional[float] = ..., frequency_penalty: _Optional[float] = ..., logit_bias: _Optional[bytes] = ...) -> None: ...
 
 class Opened(_message.Message):
-    __slots__ = ("version", "fence", "model", "model_digest", "vocabulary_digest", "numeric_class", "exact", "context", "ahead", "heartbeat_ms", "resumed")
+    __slots__ = ("version", "fence", "model", "model_digest", "vocabulary_digest", "numeric_class", "exact", "context", "ahead", "heartbeat_ms", "resumed", "masks")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     FENCE_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
@@ -163,6 +175,7 @@ class Opened(_message.Message):
     AHEAD_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_MS_FIELD_NUMBER: _ClassVar[int]
     RESUMED_FIELD_NUMBER: _ClassVar[int]
+    MASKS_FIELD_NUMBER: _ClassVar[int]
     version: int
     fence: int
     model: str
@@ -174,7 +187,8 @@ class Opened(_message.Message):
     ahead: int
     heartbeat_ms: int
     resumed: int
-    def __init__(self, version: _Optional[int] = ..., fence: _Optional[int] = ..., model: _Optional[str] = ..., model_digest: _Optional[str] = ..., vocabulary_digest: _Optional[str] = ..., numeric_class: _Optional[str] = ..., exact: _Optional[int] = ..., context: _Optional[int] = ..., ahead: _Optional[int] = ..., heartbeat_ms: _Optional[int] = ..., resumed: _Optional[int] = ...) -> None: ...
+    masks: str
+    def __init__(self, version: _Optional[int] = ..., fence: _Optional[int] = ..., model: _Optional[str] = ..., model_digest: _Optional[str] = ..., vocabulary_digest: _Optional[str] = ..., numeric_class: _Optional[str] = ..., exact: _Optional[int] = ..., context: _Optional[int] = ..., ahead: _Optional[int] = ..., heartbeat_ms: _Optional[int] = ..., resumed: _Optional[int] = ..., masks: _Optional[str] = ...) -> None: ...
 
 class Finished(_message.Message):
     __slots__ = ("fence", "choice", "reason", "tokens", "discarded", "queue_us", "prefill_us", "energy_uj", "energy_kind")

@@ -7,6 +7,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from outrider.protocol.constraint import Constraint
 from outrider.protocol.messages import (
     ChoiceOpen,
     Close,
@@ -47,6 +48,12 @@ PARAMS = st.builds(
     ),
 )
 
+CONSTRAINTS = st.just(Constraint("json_object")) | st.builds(
+    Constraint,
+    st.sampled_from(["json_schema", "regex", "lark"]),
+    st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20),
+)
+
 OPENS = st.builds(
     Open,
     session=st.binary(min_size=16, max_size=16),
@@ -65,6 +72,7 @@ OPENS = st.builds(
     exact_required=st.booleans(),
     stop=st.lists(st.binary(min_size=1, max_size=20), max_size=4).map(tuple),
     top_logprobs=st.none() | st.integers(0, 20),
+    constraint=st.none() | CONSTRAINTS,
 )
 
 
@@ -127,6 +135,7 @@ OPENED: st.SearchStrategy[Opened] = st.builds(
     ahead=FENCES,
     heartbeat_ms=st.integers(1, 600_000),
     resumed=st.booleans(),
+    masks=NAMES,
 )
 FINISHED: st.SearchStrategy[Finished] = st.builds(
     Finished,
@@ -151,6 +160,7 @@ def _description(**fields: Any) -> st.SearchStrategy[ModelDescription]:
 
 
 MODELS = _description(
+    masks=NAMES,
     name=NAMES,
     model_digest=NAMES,
     vocabulary_digest=NAMES,
