@@ -77,7 +77,10 @@ def opened_size(size: int) -> int:
 
 
 def seal(
-    key: bytes, context: bytes, message: bytes | memoryview, entropy: Entropy = os.urandom
+    key: bytes,
+    context: bytes,
+    message: bytes | bytearray | memoryview,
+    entropy: Entropy = os.urandom,
 ) -> bytearray:
     """The whole object. `message` may be any contiguous buffer of bytes."""
     out = bytearray(sealed_size(memoryview(message).nbytes))

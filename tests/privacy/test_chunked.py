@@ -132,7 +132,12 @@ def test_nothing_unproven_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> Non
     """The library leaves plaintext in the buffer when the tag is wrong; we must not."""
     wiped: list[bytearray] = []
     plain = chunked.wipe
-    monkeypatch.setattr(chunked, "wipe", lambda buffer: (wiped.append(buffer), plain(buffer)))
+
+    def watched(buffer: bytearray) -> None:
+        plain(buffer)
+        wiped.append(buffer)
+
+    monkeypatch.setattr(chunked, "wipe", watched)
     sealed = chunked.seal(KEY, CONTEXT, b"secret" * 5000)
     sealed[chunked.HEAD + chunked.STEP - 1] ^= 1
     with pytest.raises(SealBroken):
