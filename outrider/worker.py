@@ -22,9 +22,9 @@ from typing import Any, Protocol, TypeVar
 
 import msgspec
 
-from outrider import errors
 from outrider.engine import Engine, EngineInfo, EngineSpec, EngineStatistics, Picked, Span
 from outrider.errors import EngineFailed, OutriderError
+from outrider.protocol import faults
 from outrider.protocol.sampling import Sampling, SamplingParams
 
 T = TypeVar("T")
@@ -118,20 +118,13 @@ class _Request(msgspec.Struct, array_like=True):
     spec: EngineSpec | None = None
 
 
-class _Failure(msgspec.Struct, array_like=True):
-    code: str
-    what: str
-    why: str = ""
-    effect: str = ""
-    todo: str = ""
-
-
 class _Reply(msgspec.Struct, array_like=True):
     number: int = 0
     picked: list[Picked] | None = None
     info: EngineInfo | None = None
     statistics: EngineStatistics | None = None
-    failure: _Failure | None = None
+    failure: dict[str, Any] | None = None
+    """Parts of an error (`faults.to_parts`)."""
 
 
 def _encode_array(value: Any) -> Any:
@@ -302,12 +295,7 @@ def _resolve(future: asyncio.Future[_Reply], reply: _Reply) -> None:
     if reply.failure is None:
         future.set_result(reply)
         return
-    found = reply.failure
-    error = OutriderError(found.what, why=found.why, effect=found.effect, todo=found.todo)
-    error.__class__ = errors.by_code(found.code)
-    if isinstance(error, errors.InvalidRequest):
-        error.param = ""
-    future.set_exception(error)
+    future.set_exception(faults.from_parts(reply.failure))
 
 
 class _Host:
@@ -333,10 +321,9 @@ class _Host:
         try:
             return self._do(request)
         except OutriderError as error:
-            found = _Failure(error.code, error.what, error.why, error.effect, error.todo)
-            return _Reply(failure=found)
+            return _Reply(failure=faults.to_parts(error))
         except Exception as error:  # noqa: BLE001 - the child must answer whatever happened
-            return _Reply(failure=_Failure("engine_failed", _named(error)))
+            return _Reply(failure=faults.to_parts(EngineFailed(_named(error))))
 
     def _do(self, request: _Request) -> _Reply:
         match request.verb:

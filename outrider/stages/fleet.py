@@ -17,8 +17,9 @@ from outrider.stages import mdns
 from outrider.stages.chain import Chain
 from outrider.stages.channel import Credentials
 from outrider.stages.planner import Demand, Member, choose, slowdowns
-from outrider.stages.remote import RemoteChain, WorkerAt, look
+from outrider.stages.remote import RemoteChain
 from outrider.stages.replan import Chosen, Layout
+from outrider.stages.worker_at import WorkerAt, look
 
 SIZES = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0, "int8": 1.05, "int4": 0.65}
 """Bytes of a number of a hidden state on the wire, outliers and scales included."""

@@ -80,6 +80,10 @@ class LocalChain:
     def infos(self) -> tuple[StageInfo, ...]:
         return self._infos
 
+    @property
+    def leaving(self) -> tuple[str, ...]:
+        return ()
+
     def open(self, slot: int, sampling: Sampling | None = None) -> None:
         self._put(OpenSlot(slot, sampling))
 

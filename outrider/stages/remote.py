@@ -20,19 +20,14 @@ import secrets
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
-from contextlib import suppress
-from dataclasses import dataclass, field
-from queue import SimpleQueue
-from typing import Any, Literal
+from typing import Literal
 
 import grpc
 
-from outrider import transport
 from outrider.engine import EngineSpec, LayerRange, Picked, StageInfo, StageSpan
 from outrider.errors import (
-    HandshakeRefused,
     LinkError,
     LocalProtocolError,
     OutriderError,
@@ -40,19 +35,16 @@ from outrider.errors import (
     RemoteProtocolError,
     StageLost,
 )
-from outrider.options import WORKER_PORT, Address
 from outrider.protocol import stage_codec
 from outrider.protocol.activations import ActivationCodec
 from outrider.protocol.sampling import Sampling
 from outrider.protocol.stages import (
     PIPELINE_BYTES,
-    TICKET_BYTES,
     Attach,
     Attached,
     Beat,
     Broken,
     CloseSlot,
-    Detach,
     Failed,
     Forward,
     NextStage,
@@ -60,66 +52,21 @@ from outrider.protocol.stages import (
     Pass,
     Passed,
     RewindSlot,
-    StageHost,
     StageLoad,
     StageOp,
-    StageUp,
 )
 from outrider.stages.chain import StageTimes
-from outrider.stages.channel import (
-    BEAT_S,
-    CHANNEL_OPTIONS,
-    CONNECT_S,
-    DESCRIBE,
-    INDEX_KEY,
-    LOAD,
-    PIPELINE_KEY,
-    RELAY,
-    RUN,
-    SILENCE_S,
-    TICKET_KEY,
-    Credentials,
-    told,
-)
+from outrider.stages.chain_stage import ChainStage, now_us, outcome, thread
+from outrider.stages.channel import BEAT_S, SILENCE_S, Credentials
+from outrider.stages.joined import check_joined
 from outrider.stages.ledger import Ledger, check_spans
+from outrider.stages.worker_at import WorkerAt, failure, lost_by
 
-LOAD_S = 300.0
-"""Reading layers from a slow disk; a worker that dies meanwhile is found by gRPC's pings."""
 ATTACH_S = 10.0
-FAREWELL_S = 2.0
-"""How long a worker may take to free a stage; then it is left to find out by itself."""
 WINDOW = 32
 """Passes on their way; more wait here, where they are only tokens."""
 
 Direct = Literal["auto", "never"]
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerAt:
-    """A worker, and how it is called."""
-
-    address: str
-    """HOST:PORT as it is reached from here."""
-    name: str = ""
-    """In times and errors; empty takes the address."""
-    peer_address: str = ""
-    """HOST:PORT as other workers reach it; empty: the same."""
-
-    @property
-    def called(self) -> str:
-        return self.name or self.address
-
-
-def look(worker: WorkerAt, credentials: Credentials | None = None) -> StageHost:
-    """What a worker says of itself. Raises StageLost, AccessDenied, HandshakeRefused."""
-    keys = credentials or Credentials()
-    with _channel(worker, keys) as channel:
-        call: Any = channel.unary_unary(DESCRIBE)
-        try:
-            data = call(stage_codec.encode_query(), metadata=keys.metadata, timeout=CONNECT_S)
-        except grpc.RpcError as error:
-            raise _failure(error, worker.called) from None
-        return stage_codec.decode_host(data)
 
 
 class RemoteChain:
@@ -139,7 +86,7 @@ class RemoteChain:
         self._window = window
         self._pipeline = secrets.token_bytes(PIPELINE_BYTES)
         self._members = [
-            _Member(worker, index, self._pipeline, credentials, _channel(worker, credentials))
+            ChainStage.at(worker, index, self._pipeline, worker.keys(credentials))
             for index, worker in enumerate(workers)
         ]
         self._infos: tuple[StageInfo, ...] = ()
@@ -179,7 +126,7 @@ class RemoteChain:
         except BaseException:
             chain.shutdown()
             raise
-        _thread(chain._watch, "stages watch")
+        thread(chain._watch, "stages watch")
         return chain
 
     # --- the chain -----------------------------------------------------------------------------
@@ -276,17 +223,17 @@ class RemoteChain:
             for member, part in zip(self._members, layers, strict=True)
         ]
         # All are waited for: those that loaded have to be given back when another did not.
-        found = [_outcome(call, member.name) for member, call in calls]
-        for (member, _), outcome in zip(calls, found, strict=True):
-            member.loaded = isinstance(outcome, StageInfo)
-        for outcome in found:
-            if isinstance(outcome, OutriderError):
-                raise outcome
+        found = [outcome(call, member.name) for member, call in calls]
+        for (member, _), answer in zip(calls, found, strict=True):
+            member.loaded = isinstance(answer, StageInfo)
+        for answer in found:
+            if isinstance(answer, OutriderError):
+                raise answer
         self._infos = tuple(info for info in found if isinstance(info, StageInfo))
         check_joined(self._infos, layers, [member.name for member in self._members])
 
     def _order(
-        self, member: _Member, layers: LayerRange, spec: EngineSpec, model: str, digest: str
+        self, member: ChainStage, layers: LayerRange, spec: EngineSpec, model: str, digest: str
     ) -> StageLoad:
         return StageLoad(
             pipeline=self._pipeline,
@@ -315,16 +262,16 @@ class RemoteChain:
             if member.index == 0 or not self._members[member.index - 1].direct:
                 member.relay(self._lose)
 
-    def _attachment(self, member: _Member) -> Attach:
+    def _attachment(self, member: ChainStage) -> Attach:
         after = None
         if member.index + 1 < len(self._members):
             behind = self._members[member.index + 1]
-            at = behind.worker.peer_address or behind.worker.address
+            at = behind.worker.reached
             address = "" if self._direct == "never" else at
             after = NextStage(address, behind.ticket, self._credentials.authority)
         return Attach(self._pipeline, member.index, self._codec, after)
 
-    def _wait_attached(self, member: _Member) -> None:
+    def _wait_attached(self, member: ChainStage) -> None:
         try:
             attached = member.attached.result(ATTACH_S)
         except TimeoutError:
@@ -338,7 +285,7 @@ class RemoteChain:
 
     # --- what workers say ----------------------------------------------------------------------
 
-    def _hear(self, member: _Member) -> None:
+    def _hear(self, member: ChainStage) -> None:
         """Read a worker's stream to its end, in a thread of its own."""
         try:
             for data in member.call:
@@ -346,14 +293,14 @@ class RemoteChain:
                 self._take(member, stage_codec.decode_down(data))
             error: OutriderError = StageLost("the worker ended its stream", device=member.name)
         except grpc.RpcError as broken:
-            error = _failure(broken, member.name)
+            error = failure(broken, member.name)
         except OutriderError as wrong:
             error = wrong
         if not member.attached.done():
             member.attached.set_exception(error)
         self._lose(member, error)
 
-    def _take(self, member: _Member, message: object) -> None:
+    def _take(self, member: ChainStage, message: object) -> None:
         match message:
             case Passed() if self._ledger.passed(message):
                 self._settled()
@@ -376,12 +323,12 @@ class RemoteChain:
             message.number, message.error
         )
 
-    def _lose(self, member: _Member, error: OutriderError) -> None:
+    def _lose(self, member: ChainStage, error: OutriderError) -> None:
         """The first that is lost is the one to blame; what follows is its effect."""
         with self._lock:
             if self._lost is not None:
                 return
-            lost = self._lost = _lost(member.name, error)
+            lost = self._lost = lost_by(member.name, error)
         self._ended.set()
         self._ledger.fail(lost)
         for each in self._members:
@@ -397,195 +344,4 @@ class RemoteChain:
                     why = f"nothing came for {silent:.1f} s"
                     self._lose(member, LinkError("the worker went silent", why=why))
                     return
-                member.say(Beat(_now_us()))
-
-
-@dataclass(slots=True, eq=False)
-class _Member:
-    """One stage of the chain: the worker's channel and its two streams."""
-
-    worker: WorkerAt
-    index: int
-    pipeline: bytes
-    credentials: Credentials
-    channel: grpc.Channel
-    ticket: bytes = field(default_factory=lambda: secrets.token_bytes(TICKET_BYTES))
-    attached: Future[Attached] = field(default_factory=Future)
-    loaded: bool = False
-    direct: bool = False
-    leaving: bool = False
-    rtt_s: float | None = None
-    heard_at: float = field(default_factory=time.monotonic)
-    under_way: int = 0
-    call: Any = None
-    _up: SimpleQueue[bytes | None] = field(default_factory=SimpleQueue)
-    _orders: SimpleQueue[bytes | None] = field(default_factory=SimpleQueue)
-    _relay: Any = None
-    _farewell: threading.Thread | None = None
-
-    @property
-    def name(self) -> str:
-        return self.worker.called
-
-    def load(self, order: StageLoad) -> Any:
-        """The call, under way."""
-        method: Any = self.channel.unary_unary(LOAD)
-        data = stage_codec.encode_load(order)
-        return method.future(data, metadata=self.credentials.metadata, timeout=LOAD_S)
-
-    def start(self, attach: Attach, hear: Callable[[_Member], None]) -> None:
-        self.say(attach)
-        method: Any = self.channel.stream_stream(RUN)
-        self.call = method(_until_none(self._up), metadata=self.credentials.metadata)
-        self.heard_at = time.monotonic()
-        _thread(lambda: hear(self), f"stage {self.index} results")
-
-    def relay(self, lose: Callable[[_Member, OutriderError], None]) -> None:
-        metadata = (
-            (PIPELINE_KEY, self.pipeline),
-            (TICKET_KEY, self.ticket),
-            (INDEX_KEY, str(self.index)),
-        )
-        method: Any = self.channel.stream_stream(RELAY)
-        self._relay = method(_until_none(self._orders), metadata=metadata)
-        _thread(lambda: lose(self, self._see_off()), f"stage {self.index} orders")
-
-    def _see_off(self) -> OutriderError:
-        """The stream of orders says who was reached, and then only that it ended."""
-        try:
-            for data in self._relay:
-                if stage_codec.decode_reached(data) != self.index:
-                    return RemoteProtocolError("orders reached another stage")
-        except grpc.RpcError as broken:
-            return _failure(broken, self.name)
-        except OutriderError as wrong:
-            return wrong
-        return LinkError("the worker takes no more orders")
-
-    def say(self, message: StageUp) -> None:
-        self._up.put(stage_codec.encode_up(message))
-
-    def send(self, op: bytes) -> None:
-        self._orders.put(op)
-
-    def beat(self, message: Beat) -> None:
-        self.leaving = message.leaving
-        if message.echo_us:
-            self.rtt_s = max(0.0, (_now_us() - message.echo_us) / 1e6)
-
-    def end(self) -> None:
-        """Leave the worker, in the background."""
-        if self._farewell is not None:
-            return
-        if self.loaded and self.call is None:
-            # Loaded and never attached: a stream that begins and ends frees the stage.
-            self.start(Attach(self.pipeline, self.index), _read_out)
-        self.say(Detach())
-        self._up.put(None)
-        self._orders.put(None)
-        self._farewell = _thread(self._close, f"stage {self.index} end")
-
-    def wait_ended(self) -> None:
-        if self._farewell is not None:
-            self._farewell.join()
-
-    def _close(self) -> None:
-        """A worker that answers ends the stream once the stage is free."""
-        if self.call is not None:
-            with suppress(grpc.RpcError, grpc.FutureTimeoutError, grpc.FutureCancelledError):
-                self.call.result(FAREWELL_S)
-        self.channel.close()
-
-
-def _read_out(member: _Member) -> None:
-    """gRPC tells how a stream ended once all before that was read."""
-    with suppress(grpc.RpcError):
-        for _ in member.call:
-            pass
-
-
-def _thread(work: Callable[[], None], name: str) -> threading.Thread:
-    thread = threading.Thread(target=work, name=name, daemon=True)
-    thread.start()
-    return thread
-
-
-def _until_none(queue: SimpleQueue[bytes | None]) -> Iterator[bytes]:
-    while (data := queue.get()) is not None:
-        yield data
-
-
-def _channel(worker: WorkerAt, credentials: Credentials) -> grpc.Channel:
-    address = Address.parse(worker.address, WORKER_PORT)
-    return transport.blocking_channel(address, credentials.tls, CHANNEL_OPTIONS)
-
-
-def _outcome(call: Any, name: str) -> StageInfo | OutriderError:
-    try:
-        return stage_codec.decode_loaded(call.result())
-    except grpc.RpcError as error:
-        return _failure(error, name)
-    except OutriderError as error:
-        return error
-
-
-def _failure(error: Any, name: str) -> OutriderError:
-    """Typed by the worker, or the network's fault."""
-    found = told(error.trailing_metadata())
-    if found is not None and not isinstance(found, LinkError):
-        return found
-    why = found.what if found else f"gRPC says {error.code().name.lower().replace('_', ' ')}"
-    return _lost(name, LinkError("the worker can not be reached", why=why))
-
-
-def _lost(name: str, error: OutriderError) -> StageLost:
-    if isinstance(error, StageLost):
-        return error
-    lost = StageLost(
-        f"worker {name} was lost",
-        device=name,
-        why=f"{error.what}{': ' if error.why else ''}{error.why}",
-        effect="passes under way were dropped",
-        todo="the layers that it held are planned anew on the devices that are left",
-    )
-    lost.__cause__ = error
-    return lost
-
-
-def check_joined(
-    infos: Sequence[StageInfo], asked: Sequence[LayerRange], names: Sequence[str]
-) -> None:
-    """Whether stages make one model. Raises HandshakeRefused naming what differs, PlanError."""
-    first = infos[0]
-    for info, layers, name in zip(infos, asked, names, strict=True):
-        if info.layers != layers:
-            raise RemoteProtocolError(f"worker {name} loaded other layers than it was asked to")
-        for what in ("weights_digest", "vocabulary_digest", "hidden_size", "model_layers"):
-            ours, theirs = str(getattr(first, what)), str(getattr(info, what))
-            if ours != theirs:
-                raise HandshakeRefused(
-                    what.replace("_", " "),
-                    ours=ours,
-                    theirs=theirs,
-                    todo=f"start {names[0]} and {name} with the same model",
-                )
-    _check_ranges(asked, first.model_layers)
-
-
-def _check_ranges(layers: Sequence[LayerRange], count: int) -> None:
-    ends = [0, *(part.stop for part in layers)]
-    starts = [*(part.start for part in layers), count]
-    embeddings = [part.embedding for part in layers]
-    heads = [part.head for part in layers]
-    rest = [False] * (len(layers) - 1)
-    if ends != starts or embeddings != [True, *rest] or heads != [*rest, True]:
-        raise PlanError(
-            "the stages do not make a whole model",
-            why="their layers must follow one another from the first to the last, the embedding "
-            "with the first stage and the head with the last",
-            effect="the stages were not joined",
-        )
-
-
-def _now_us() -> int:
-    return int(time.monotonic() * 1e6)
+                member.say(Beat(now_us()))

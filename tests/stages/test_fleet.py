@@ -12,7 +12,7 @@ from outrider.protocol.stages import HostedModel, StageHost
 from outrider.stages import fleet as fleets
 from outrider.stages.channel import Credentials
 from outrider.stages.fleet import WorkerFleet
-from outrider.stages.remote import WorkerAt
+from outrider.stages.worker_at import WorkerAt
 
 TARGET = EngineSpec("bundled:target", context=64, max_slots=2)
 

@@ -29,8 +29,9 @@ from outrider.stages import channel
 from outrider.stages.channel import BEAT_S, SILENCE_S, Credentials
 from outrider.stages.emulate import Memory
 from outrider.stages.local import LocalChain
-from outrider.stages.remote import RemoteChain, WorkerAt, look
+from outrider.stages.remote import RemoteChain
 from outrider.stages.seat import Identity
+from outrider.stages.worker_at import WorkerAt, look
 from outrider.testing.link import Link
 from tests.certificates import identity
 from tests.stages.tiny import LAYERS, WIDTH

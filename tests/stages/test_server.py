@@ -45,9 +45,9 @@ from outrider.stages.channel import (
     TICKET_KEY,
     told,
 )
-from outrider.stages.remote import WorkerAt, look
 from outrider.stages.seat import MOST_UNDER_WAY
 from outrider.stages.server import Worker
+from outrider.stages.worker_at import WorkerAt, look
 from tests.stages.tiny import LAYERS
 from tests.stages.town import PATIENCE_S, Factory, Town, shelf, town, wait_until
 

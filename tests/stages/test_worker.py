@@ -18,7 +18,8 @@ from outrider.models.source import resolve
 from outrider.options import Address, NamedModel, WorkerOptions, parse_bounds
 from outrider.stages.chain import Chain
 from outrider.stages.channel import Credentials
-from outrider.stages.remote import RemoteChain, WorkerAt, look
+from outrider.stages.remote import RemoteChain
+from outrider.stages.worker_at import WorkerAt, look
 from outrider.testing.child import Child, ChildSpec, ReadyFile
 from outrider.testing.supervisor import Supervisor
 from tests.support import run

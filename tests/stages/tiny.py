@@ -101,6 +101,7 @@ class TinyChain:
     submitted: list[int] = field(default_factory=list)
     """Rows of each pass."""
     closed: bool = False
+    leaving: tuple[str, ...] = ()
 
     @property
     def infos(self) -> tuple[StageInfo, ...]:
