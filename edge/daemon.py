@@ -7,7 +7,8 @@ import os
 import secrets
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +24,7 @@ from outrider.edge.placement import Governor
 from outrider.edge.power import PowerWatch
 from outrider.edge.service import GenerateRequest
 from outrider.edge.session import Job, Request
+from outrider.edge.stay import Stay
 from outrider.engine import EngineInfo
 from outrider.errors import (
     CloudUnreachable,
@@ -116,6 +118,10 @@ class Daemon:
     _free: asyncio.Semaphore = field(init=False)
     """Written here from `options.max_running`."""
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    _work: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+    """What runs, by request."""
+    _stays: dict[str, Stay] = field(default_factory=dict)
+    """Of requests that outlive their reader."""
     _making: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def __post_init__(self) -> None:
@@ -142,13 +148,36 @@ class Daemon:
         except BaseException:
             self._free.release()
             raise
+        if request.linger_s:
+            self._stays[job.id] = Stay(request.linger_s, task.cancel)
         try:
-            async for event in ride.transcript.read(_for_client(request)):
-                yield event
+            with self._reading(job.id):
+                async for event in ride.transcript.read(_for_client(request)):
+                    yield event
         finally:
-            # A client that went away cancels the work; everything is freed before we return.
+            if not request.linger_s:
+                # A client that went away cancels the work; all is freed before we return.
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+
+    @contextmanager
+    def _reading(self, request: str) -> Iterator[None]:
+        """Somebody reads the answer, so that it stays."""
+        if (stay := self._stays.get(request)) is None:
+            yield
+            return
+        stay.enter()
+        try:
+            yield
+        finally:
+            if request in self._stays:
+                stay.leave()
+
+    def cancel(self, request_id: str) -> None:
+        """See `EdgeService`."""
+        self._find(request_id)
+        if (task := self._work.get(request_id)) is not None:
             task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
 
     def _ride(self, job: Job, suffix: str = ".journal") -> Request:
         drafter = self.small.drafter if self.small and self._drafts(job) else None
@@ -172,11 +201,15 @@ class Daemon:
     def _launch(self, ride: Request) -> asyncio.Task[None]:
         task = asyncio.create_task(ride.run())
         self._tasks.add(task)
+        self._work[ride.job.id] = task
         task.add_done_callback(lambda done: self._ended(done, ride))
         return task
 
     def _ended(self, task: asyncio.Task[None], ride: Request) -> None:
         self._tasks.discard(task)
+        self._work.pop(ride.job.id, None)
+        if (stay := self._stays.pop(ride.job.id, None)) is not None:
+            stay.close()
         if self.running.pop(ride.job.id, None) is None:
             return
         if not ride.transcript.complete:
@@ -451,8 +484,9 @@ class Daemon:
                 return False
             return not isinstance(event, Token) or event.position >= start.get(event.choice, 0)
 
-        async for event in ride.transcript.read(wanted):
-            yield event
+        with self._reading(request_id):
+            async for event in ride.transcript.read(wanted):
+                yield event
 
     def _find(self, request_id: str) -> Request:
         known = [*self.running.values(), *self.ended]
@@ -650,4 +684,5 @@ def _state(ride: Request, state: Literal["queued", "running", "done"]) -> Reques
         placement=ride.placement,
         state=state,
         committed=tuple(answer.end for answer in ride.answers),
+        began_ms=ride.began * 1e3,
     )

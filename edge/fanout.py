@@ -7,8 +7,6 @@ from collections.abc import AsyncIterator
 
 from outrider.protocol import events
 from outrider.protocol.bus import Bus, NoBus, stamp
-
-SOURCE = "edge"
 BEHIND = 1000
 """Events a reader may be behind; then it loses the oldest."""
 
@@ -25,7 +23,7 @@ class Fanout:
         return self._bus.address
 
     def publish(self, event: events.Event) -> None:
-        event = stamp(event, SOURCE)
+        event = stamp(event, self._bus.source)
         self._bus.publish(event)
         for reader in self._readers:
             if reader.full():

@@ -65,6 +65,8 @@ class GenerateRequest:
     """What may leave the device; None: the daemon's setting."""
     small_allowed: bool = False
     """The small model's own answer will do, so that `auto` may choose `edge`."""
+    linger_s: float = 0.0
+    """Seconds for which the answer goes on after its last reader left."""
 
 
 class EdgeService(Protocol):
@@ -73,12 +75,17 @@ class EdgeService(Protocol):
     def generate(self, request: GenerateRequest) -> AsyncIterator[StreamEvent]:
         """First `Started` per choice, then tokens, last `Done` per choice.
 
-        Closing the iterator cancels the work upstream and frees everything.
+        Closing the iterator cancels the work upstream and frees everything; with `linger_s`
+        it does so after that time, unless somebody attached meanwhile.
         """
         ...
 
     def attach(self, request_id: str, positions: Sequence[int]) -> AsyncIterator[StreamEvent]:
         """The rest of a running or just ended request, from a position per choice on."""
+        ...
+
+    def cancel(self, request_id: str) -> None:
+        """End a running request; nothing happens to one that has ended. Raises NotFound."""
         ...
 
     def render(self, request: GenerateRequest) -> tuple[int, ...]:

@@ -36,14 +36,14 @@ class Bus:
         self._path = directory / f"{name}.events"
         self._path.unlink(missing_ok=True)
         self.address = f"ipc://{self._path}"
-        self._source = name
+        self.source = name
         self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PUB)
         self._socket.set(zmq.SNDHWM, HIGH_WATER)
         self._socket.set(zmq.LINGER, 200)
         self._socket.bind(self.address)
 
     def publish(self, event: events.Event) -> None:
-        stamped = event if event.at else stamp(event, self._source)
+        stamped = event if event.at else stamp(event, self.source)
         try:
             self._socket.send(events.encode(stamped), zmq.NOBLOCK)
         except zmq.Again:
@@ -58,6 +58,7 @@ class NoBus:
     """The plain twin: nobody listens."""
 
     address = ""
+    source = ""
 
     def publish(self, event: events.Event) -> None:
         """Dropped."""

@@ -103,3 +103,5 @@ class RequestState(msgspec.Struct, frozen=True):
     state: Literal["queued", "running", "done"]
     committed: tuple[int, ...]
     """Committed tokens per choice."""
+    began_ms: float = 0.0
+    """On the clock of the daemon's events."""

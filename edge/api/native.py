@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -11,15 +12,18 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from outrider.edge.api import parse, sse
+from outrider.edge.api import parse, sse, watching
 from outrider.edge.api.body import read
 from outrider.edge.api.context import Context
 from outrider.edge.api.errors import envelope
 from outrider.edge.api.fields import refuse
 from outrider.edge.api.flow import Flow
 from outrider.edge.api.openai import begin
+from outrider.edge.api.tracing import Thread, traced
+from outrider.edge.api.watching import Watching
 from outrider.edge.service import RequestState
 from outrider.errors import NotFound
+from outrider.protocol.stream import StreamEvent
 
 NDJSON = "application/x-ndjson"
 
@@ -36,7 +40,7 @@ class Native:
             Route("/outrider/v1/status", self.status),
             Route("/outrider/v1/events", self.events),
             Route("/outrider/v1/requests", self.requests),
-            Route("/outrider/v1/requests/{id}", self.request),
+            Route("/outrider/v1/requests/{id}", self.request, methods=["GET", "DELETE"]),
         ]
 
     async def generate(self, request: Request) -> ASGIApp:
@@ -45,8 +49,24 @@ class Native:
         An error after the first line is a line `{"type": "error", "error": {...}}`.
         """
         settings = self._context.settings
-        asked = parse.native(await read(request, settings.max_body_bytes), settings)
-        return await begin(request, self._lines(self._context.flow(asked.requests)), NDJSON)
+        seen, body = watching.of_body(await read(request, settings.max_body_bytes))
+        (asked,) = parse.native(body, settings).requests
+        asked = replace(asked, linger_s=seen.linger_s)
+        answers = self._context.metrics.counted(self._context.service.generate(asked))
+        return await begin(request, self._lines(self._watched(answers, seen, Thread())), NDJSON)
+
+    def _watched(
+        self, answers: AsyncIterator[StreamEvent], seen: Watching, thread: Thread
+    ) -> Flow[Any]:
+        """The answers as a reader wants to see them."""
+        settings = self._context.settings
+        settings = replace(settings, ping_s=seen.ping_s or settings.ping_s)
+        context = replace(self._context, settings=settings)
+        if seen.trace == "tokens":
+            return context.watch([answers])
+        if self._context.events is None:
+            raise refuse("outrider.trace", "tokens: this daemon publishes no events")
+        return context.watch([traced(answers, self._context.events.subscribe(), thread)])
 
     async def status(self, request: Request) -> Response:
         return _json(self._context.service.status())
@@ -55,13 +75,18 @@ class Native:
         return _json({"requests": self._context.service.requests()})
 
     async def request(self, request: Request) -> ASGIApp:
-        """Its state; with `?position=P[,P...]` (one a choice) the rest of its stream."""
+        """Its state; with `?position=P[,P...]` (one a choice) the rest of its stream; DELETE
+        ends it."""
         state = self._state(request.path_params["id"])
+        if request.method == "DELETE":
+            self._context.service.cancel(state.id)
+            return _json(self._state(state.id))
         given = request.query_params.get("position")
         if given is None:
             return _json(state)
         rest = self._context.service.attach(state.id, _positions(given, state))
-        return await begin(request, self._lines(self._context.watch([rest])), NDJSON)
+        seen, thread = watching.of_query(request.query_params), Thread(state.id, state.began_ms)
+        return await begin(request, self._lines(self._watched(rest, seen, thread)), NDJSON)
 
     def _state(self, wanted: str) -> RequestState:
         for state in self._context.service.requests():
