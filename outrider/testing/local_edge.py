@@ -95,6 +95,7 @@ class _Record:
     events: list[StreamEvent] = field(default_factory=list)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     done: bool = False
+    cancelled: bool = False
 
 
 class LocalEdge:
@@ -148,6 +149,9 @@ class LocalEdge:
             event = record.events[number]
             if not isinstance(event, Token) or event.position >= positions[event.choice]:
                 yield event
+
+    def cancel(self, request_id: str) -> None:
+        self._records[request_id].cancelled = True
 
     def render(self, request: GenerateRequest) -> tuple[int, ...]:
         if isinstance(request.prompt, str):
@@ -224,6 +228,11 @@ class LocalEdge:
             yield self._started(choice, name, seed, len(prompt))
         while running := [choice for choice in choices if choice.reason is None]:
             await self.pace()
+            if self._records[name].cancelled:
+                for choice in running:
+                    choice.reason = "cancelled"
+                    yield _done(choice, len(prompt))
+                return
             picked = self.engine.extend([self._span(one, request) for one in running])
             for choice, picks in zip(running, picked, strict=True):
                 yield self._token(choice, picks, limit)
