@@ -16,9 +16,7 @@ from importlib import import_module
 from outrider.engine import EngineSpec, LayerRange, Stage
 from outrider.engines import registry
 from outrider.errors import ConfigError, EngineMissing
-from outrider.models.config import ModelConfig
 from outrider.models.stage_notes import StageNotes
-from outrider.models.weights import Shape, expected
 
 _TEXT = re.compile(r"(\d*):(\d*)((?:-embedding|-head)*)")
 _MODULES = {
@@ -106,20 +104,3 @@ def show(layers: LayerRange, model_layers: int) -> str:
         if usual and not there
     ]
     return f"{layers.start}:{layers.stop}{''.join(left_out)}"
-
-
-def shapes_of(config: ModelConfig, layers: LayerRange) -> dict[str, Shape]:
-    """The tensors that a stage needs, by Hugging Face name."""
-    wanted = {f"model.layers.{number}" for number in range(layers.start, layers.stop)}
-    if layers.embedding or (layers.head and config.tied):
-        wanted.add("model.embed_tokens")
-    if layers.head:
-        wanted |= {"model.norm", "lm_head"}
-    shapes = expected(config)
-    return {name: shapes[name] for name in shapes if _owner(name) in wanted}
-
-
-def _owner(name: str) -> str:
-    """`model.layers.3` of a layer's tensor, else the name without `.weight`."""
-    found = re.match(r"model\.layers\.\d+", name)
-    return found[0] if found else name.removesuffix(".weight")

@@ -37,12 +37,13 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
+from outrider.engine import LayerRange
 from outrider.errors import ModelUnsupported
 from outrider.models.check import check_safetensors
 from outrider.models.config import ModelConfig, inverse_frequencies, load_config
 from outrider.models.onnx_notes import Notes, Precision
 from outrider.models.source import ModelFiles
-from outrider.models.weights import Weights, expected
+from outrider.models.weights import Weights, expected, shapes_of
 
 OPSET = 21
 IR_VERSION = 10
@@ -462,10 +463,13 @@ _KINDS: Mapping[str, tuple[Kind, str]] = MappingProxyType(
 )
 
 
-def read_tensors(files: ModelFiles, config: ModelConfig) -> dict[str, Stored]:
-    """All tensors that the config asks for, mapped from the files, by Hugging Face name."""
-    Weights(files, config)
-    wanted = expected(config)
+def read_tensors(
+    files: ModelFiles, config: ModelConfig, layers: LayerRange | None = None
+) -> dict[str, Stored]:
+    """Tensors that the config asks for, or those of `layers`, mapped from the files, by Hugging
+    Face name."""
+    Weights(files, config, layers)
+    wanted = expected(config) if layers is None else shapes_of(config, layers)
     found: dict[str, Stored] = {}
     for path in files.weights:
         raw = np.memmap(path, dtype=np.uint8, mode="r")

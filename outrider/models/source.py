@@ -12,6 +12,7 @@ from typing import Literal
 
 from outrider import paths
 from outrider.errors import ModelCorrupt, ModelUnsupported, NotFound
+from outrider.models import part
 from outrider.models.check.onnx import check_onnx
 
 Kind = Literal["safetensors", "gguf", "onnx"]
@@ -227,8 +228,11 @@ def digest(files: ModelFiles) -> str:
     """Hex SHA-256 over weights and config.
 
     A lone GGUF or ONNX file has its plain SHA-256; several files (shards, external
-    data) have the one over `name, digest` lines.
+    data) have the one over `name, digest` lines. Some layers of a model have the whole one's.
     """
+    of = part.read(files.folder) if files.kind == "safetensors" else None
+    if of is not None:
+        return of.digest
     parts = [*files.weights]
     if files.kind == "safetensors" and files.config is not None:
         parts.append(files.config)

@@ -43,7 +43,7 @@ def export_stage(
     `layers` were checked against the model. Raises ModelCorrupt, ModelUnsupported.
     """
     config = config_of(files)
-    writer = _written(config, read_tensors(files, config), layers, precision)
+    writer = _written(config, read_tensors(files, config, layers), layers, precision)
     inputs, outputs = ports(config, layers)
     notes = notes_of(files, config, layers, "cpu", precision)
     write(path, writer.graph, inputs, outputs, notes)

@@ -6,10 +6,12 @@ when it is used, and nothing before.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from outrider.engine import LayerRange
 from outrider.errors import ModelCorrupt, ModelUnsupported
 from outrider.models.check import check_safetensors
 from outrider.models.check.safetensors import SafeTensor
@@ -70,10 +72,32 @@ def _projections(config: ModelConfig) -> Iterator[tuple[str, Shape]]:
             yield f"{name}.bias", (out,)
 
 
-class Weights:
-    """Open safetensors files of one model. Raises `ModelCorrupt`, `ModelUnsupported` on opening."""
+def shapes_of(config: ModelConfig, layers: LayerRange) -> dict[str, Shape]:
+    """The tensors that a stage needs, by Hugging Face name."""
+    wanted = {f"model.layers.{number}" for number in range(layers.start, layers.stop)}
+    if layers.embedding or (layers.head and config.tied):
+        wanted.add("model.embed_tokens")
+    if layers.head:
+        wanted |= {"model.norm", "lm_head"}
+    shapes = expected(config)
+    return {name: shapes[name] for name in shapes if _owner(name) in wanted}
 
-    def __init__(self, files: ModelFiles, config: ModelConfig) -> None:
+
+def _owner(name: str) -> str:
+    """`model.layers.3` of a layer's tensor, else the name without `.weight`."""
+    found = re.match(r"model\.layers\.\d+", name)
+    return found[0] if found else name.removesuffix(".weight")
+
+
+class Weights:
+    """Open safetensors files of one model, of which `wanted` is needed (None: all of it).
+
+    Raises `ModelCorrupt`, `ModelUnsupported` on opening.
+    """
+
+    def __init__(
+        self, files: ModelFiles, config: ModelConfig, wanted: LayerRange | None = None
+    ) -> None:
         self.files = files
         self._where: dict[str, Path] = {}
         entries: dict[str, SafeTensor] = {}
@@ -82,7 +106,8 @@ class Weights:
                 entries[entry.name] = entry
                 self._where[entry.name] = path
         self._open: dict[Path, Any] = {}
-        for name, shape in expected(config).items():
+        shapes = expected(config) if wanted is None else shapes_of(config, wanted)
+        for name, shape in shapes.items():
             _check(name, shape, entries.get(name))
 
     def tensor(self, name: str) -> Tensor:

@@ -245,9 +245,9 @@ def least_memory(spec: EngineSpec, layers: LayerRange) -> int:
     Checked before anything is loaded; what the loaded stage claims is checked again. 0 where
     the headers do not tell.
     """
-    from outrider.engines.stages import shapes_of
     from outrider.models.config import load_config
     from outrider.models.source import resolve
+    from outrider.models.weights import shapes_of
 
     files = resolve(spec.model)
     if files.kind != "safetensors" or files.config is None:

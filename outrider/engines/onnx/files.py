@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from outrider.errors import ConfigError, ModelError, ModelUnsupported
+from outrider.models import part
 from outrider.models import vocabulary as vocabularies
 from outrider.models.check import check_onnx
 from outrider.models.onnx_notes import FORMAT, Precision, parse
@@ -64,7 +65,9 @@ def exported(files: ModelFiles, dtype: str) -> Path:
 def kept(files: ModelFiles, name: str, write: Callable[[Path], None]) -> Path:
     """What `write` writes of a model at the path it is given, in the cache folder; written when
     it is not there, or not what it was. Raises ConfigError where that can not be."""
-    folder = cache_dir() / "onnx" / f"{files.digest[:32]}-{name}"
+    # Layers that were pushed keep theirs beside them, apart from those of files that lie here.
+    home = cache_dir() if part.read(files.folder) is None else files.folder
+    folder = home / "onnx" / f"{files.digest[:32]}-{name}"
     if not _sound(folder):
         try:
             _keep(folder, write)

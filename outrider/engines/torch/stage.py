@@ -11,7 +11,7 @@ import torch
 
 from outrider.engine import EngineSpec, LayerRange, RowRule, StageInfo, StageSpan
 from outrider.engines.stage import BaseStage, Hidden, Result, answering, carrying
-from outrider.engines.stages import check_range, shapes_of
+from outrider.engines.stages import check_range
 from outrider.engines.torch.build import context_of, files_of, memory_errors
 from outrider.engines.torch.cache import Cache
 from outrider.engines.torch.device import choose_device, choose_dtype
@@ -22,7 +22,7 @@ from outrider.engines.torch.runner import split
 from outrider.models import vocabulary
 from outrider.models.config import ModelConfig
 from outrider.models.source import ModelFiles
-from outrider.models.weights import Weights
+from outrider.models.weights import Weights, shapes_of
 
 RECHECK_EVERY = 1000
 """Passes between two re-checks of exactness."""
@@ -40,7 +40,7 @@ def build(spec: EngineSpec, layers: LayerRange) -> TorchStage:
     with torch.inference_mode(), memory_errors():
         slots = max(spec.max_slots + 1, SLOTS)
         cache = Cache(narrowed(config, layers), slots, place.context, device, place.dtype)
-        settler = Settler(config, Weights(files, config), place, size)
+        settler = Settler(config, Weights(files, config, layers), place, size)
         found = settler.settle(layers, cache, spec.numerics)
     info = replace(
         _info(spec, files, config, found, cache),
