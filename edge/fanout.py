@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 
 from outrider.protocol import events
 from outrider.protocol.bus import Bus, NoBus, stamp
+
 BEHIND = 1000
 """Events a reader may be behind; then it loses the oldest."""
 
