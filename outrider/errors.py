@@ -36,6 +36,7 @@ OutriderError               500  a failure that no code foresaw
 │   └── PeerUntrusted                not the device or verifier that was paired with
 ├── JournalError                     the disk journal can not be kept (disk full, I/O error)
 └── DaemonUnreachable                the SDK or CLI found no edge daemon
+    └── TimedOut                504  no token came within the time that the caller gave
 
 An error says what happened, why, what follows, and what to do. No error text
 ever holds prompt text or generated text.
@@ -318,12 +319,19 @@ class DaemonUnreachable(OutriderError):
     exit_code = 4
 
 
+class TimedOut(DaemonUnreachable):
+    """The daemon is there, or was; the caller does not wait any longer."""
+
+    code = "timed_out"
+    http_status = 504
+
+
 def by_code(code: str) -> type[OutriderError]:
     """The class that carries `code`; `OutriderError` for an unknown one."""
     pending = [OutriderError]
     while pending:
         kind = pending.pop()
-        if kind.code == code:
+        if kind.code == code and kind.__module__ == __name__:
             return kind
         pending.extend(kind.__subclasses__())
     return OutriderError
