@@ -174,6 +174,7 @@ def _describe(model: NamedModel, info: EngineInfo, details: served.Served) -> Mo
         bos=details.bos,
         eos=details.eos,
         tokenizer_json=details.tokenizer_json,
+        masks=info.masks,
     )
 
 

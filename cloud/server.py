@@ -27,6 +27,7 @@ from outrider.errors import (
     ProtocolError,
 )
 from outrider.protocol import codec, events, faults
+from outrider.protocol.constraint import constrained_class
 from outrider.protocol.messages import (
     VERSION,
     Close,
@@ -81,6 +82,7 @@ class Host:
             engine=info.engine,
             device=info.device,
             dtype=info.dtype,
+            masks=info.masks,
         )
 
 
@@ -192,12 +194,13 @@ class Cloud:
             model=model.name,
             model_digest=model.model_digest,
             vocabulary_digest=model.vocabulary_digest,
-            numeric_class=model.numeric_class,
+            numeric_class=_numeric_class(opening, model),
             exact=host.verifier.engine.info.exact,
             context=model.context,
             ahead=self.limits.ahead,
             heartbeat_ms=HEARTBEAT_MS,
             resumed=resumed,
+            masks=model.masks if opening.constraint is not None else "",
         )
 
     async def _attach(
@@ -374,10 +377,17 @@ def check_open(opening: Open, host: Host, limits: Limits) -> None:
     """Raises HandshakeRefused, InvalidRequest or ContextExceeded; nothing was done yet."""
     _check_version(opening.version)
     model = host.description
+    if opening.constraint is not None and not model.masks:
+        raise HandshakeRefused(
+            "masks",
+            ours="none",
+            theirs=f"a constraint of kind {opening.constraint.kind}",
+            todo='pip install "outrider[cloud]" at the cloud, or ask without response_format',
+        )
     info = host.verifier.engine.info
     pinned = (
         ("vocabulary digest", opening.vocabulary_digest, model.vocabulary_digest),
-        ("numeric class", opening.numeric_class, model.numeric_class),
+        ("numeric class", opening.numeric_class, _numeric_class(opening, model)),
     )
     for name, theirs, ours in pinned:
         if theirs and theirs != ours:
@@ -388,6 +398,13 @@ def check_open(opening: Open, host: Host, limits: Limits) -> None:
         raise InvalidRequest(f"at most {limits.choices} choices", param="n")
     _check_ids(opening, len(host.vocabulary))
     _check_lengths(opening, model.context)
+
+
+def _numeric_class(opening: Open, model: ModelDescription) -> str:
+    """What a session's text is a function of: of one with a constraint, its masks too."""
+    if opening.constraint is None:
+        return model.numeric_class
+    return constrained_class(model.numeric_class, model.masks)
 
 
 def _check_version(version: int) -> None:
@@ -430,7 +447,8 @@ def _check_lengths(opening: Open, context: int) -> None:
 def new_session(tenant: str, opening: Open, host: Host, now: float) -> Session:
     session = Session(tenant, opening)
     for each in opening.choices:
-        sampling = Sampling(opening.sampling, opening.seed, each.choice, len(opening.prompt))
+        length, constraint = len(opening.prompt), opening.constraint
+        sampling = Sampling(opening.sampling, opening.seed, each.choice, length, constraint)
         cutter = Cutter(host.vocabulary, opening.stop, opening.max_tokens)
         cutter.cut(each.committed)
         ledger = Ledger(opening.fence, list(each.committed))
@@ -447,6 +465,7 @@ def _same_request(kept: Session, opening: Open) -> bool:
         and old.sampling == opening.sampling
         and (old.seed, old.max_tokens, old.stop) == (opening.seed, opening.max_tokens, opening.stop)
         and (old.slots, old.top_logprobs) == (opening.slots, opening.top_logprobs)
+        and old.constraint == opening.constraint
         and {c.choice for c in opening.choices} <= set(kept.choices)
     )
 

@@ -70,6 +70,8 @@ class EngineInfo:
     """Full scores can be asked for."""
     kv: Literal["none", "slot", "range"] = "none"
     """What `export_kv` gives: nothing, an opaque whole slot, or any range in canonical layout."""
+    masks: str = ""
+    """Name and version of what keeps slots to a constraint; empty: none are taken."""
 
 
 Want = Literal["ids", "logprobs", "children", "scores"]

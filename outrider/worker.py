@@ -25,6 +25,7 @@ import msgspec
 from outrider.engine import Engine, EngineInfo, EngineSpec, EngineStatistics, Picked, Span
 from outrider.errors import EngineFailed, OutriderError
 from outrider.protocol import faults
+from outrider.protocol.constraint import Constraint
 from outrider.protocol.sampling import Sampling, SamplingParams
 
 T = TypeVar("T")
@@ -112,6 +113,7 @@ class _Request(msgspec.Struct, array_like=True):
     seed: bytes = b""
     choice: int = 0
     prompt_length: int = 0
+    constraint: Constraint | None = None
     spans: tuple[Span, ...] = ()
     slot: int = 0
     length: int = 0
@@ -198,6 +200,7 @@ class EngineProcess:
                 seed=sampling.seed.to_bytes(16, "little"),
                 choice=sampling.choice,
                 prompt_length=sampling.prompt_length,
+                constraint=sampling.constraint,
             )
         return (await self._call(request)).number
 
@@ -358,7 +361,8 @@ def _sampling(request: _Request) -> Sampling | None:
     if request.params is None:
         return None
     seed = int.from_bytes(request.seed, "little")
-    return Sampling(request.params, seed, request.choice, request.prompt_length)
+    length = request.prompt_length
+    return Sampling(request.params, seed, request.choice, length, request.constraint)
 
 
 def _serve(connection: socket.socket) -> None:

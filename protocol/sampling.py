@@ -8,9 +8,9 @@ noise, so a drafter proposes under the noise that the target will use
 (drafter-invariant coupling, arXiv 2408.07978).
 
 Order of processing: repetition, presence and frequency penalties; logit bias;
-temperature; top-k; top-p; min-p. Temperature 0 is plain argmax after penalties
-and bias. Ties go to the lowest id. Everything from the scores on is float64;
-the generator's integers are bit-equal everywhere.
+the mask of a constraint; temperature; top-k; top-p; min-p. Temperature 0 is plain
+argmax after penalties, bias and mask. Ties go to the lowest id. Everything from the
+scores on is float64; the generator's integers are bit-equal everywhere.
 
 No I/O, no engine: numpy alone.
 """
@@ -27,10 +27,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from outrider.errors import EngineFailed, InvalidRequest
+from outrider.protocol.constraint import Constraint
 
 Floats = NDArray[np.float64]
 Ids = NDArray[np.int64]
 Words = NDArray[np.uint64]
+Mask = NDArray[np.bool_]
+"""Shape [V]: which ids a constraint allows."""
 
 VERSION = 1
 """Changes whenever any seed would give another text; part of the numeric class."""
@@ -142,6 +145,8 @@ class Sampling:
     choice: int = 0
     prompt_length: int = 0
     """Tokens before the answer; presence and frequency count from here."""
+    constraint: Constraint | None = None
+    """What the answer's text must match."""
     key: tuple[int, int, int, int] = field(init=False, repr=False, compare=False)
     """Two Philox key words and two counter words; written here from seed and choice."""
 
@@ -441,14 +446,32 @@ class Tally:
         return Tally(self.prompt_length, dict(self.seen), dict(self.said), self.length)
 
 
-def prepare(row: NDArray[np.floating], sampling: Sampling, tally: Tally | None) -> Floats:
-    """Unprocessed scores, shape [V], to penalised float64 scores."""
+def prepare(
+    row: NDArray[np.floating], sampling: Sampling, tally: Tally | None, mask: Mask | None = None
+) -> Floats:
+    """Unprocessed scores, shape [V], to penalised and masked float64 scores."""
     scores = finite(row)
     if tally is not None:
-        return penalise(scores, sampling.params, tally.seen, tally.said)
-    if sampling.params.logit_bias:
-        return penalise(scores, sampling.params, {}, {})
+        scores = penalise(scores, sampling.params, tally.seen, tally.said)
+    elif sampling.params.logit_bias:
+        scores = penalise(scores, sampling.params, {}, {})
+    return scores if mask is None else masked(scores, mask)
+
+
+def masked(scores: Floats, mask: Mask) -> Floats:
+    """In place: -inf where the mask forbids. Raises EngineFailed when nothing is left."""
+    scores[~mask] = -np.inf
+    if not math.isfinite(scores.max()):
+        raise nothing_left()
     return scores
+
+
+def nothing_left() -> EngineFailed:
+    return EngineFailed(
+        "the model gave no score to any token that the constraint allows",
+        why="all of them are at minus infinity",
+        effect="the token was not chosen",
+    )
 
 
 def pick_path(
@@ -457,20 +480,21 @@ def pick_path(
     history: Sequence[int],
     tokens: Sequence[int],
     first: int = 0,
+    masks: Sequence[Mask | None] | None = None,
 ) -> tuple[int, ...]:
     """The choice after each of `tokens[first:]`, a chain that follows `history`.
 
     `rows`: unprocessed scores, shape [len(tokens) - first, V]; row i is the
     model's output after `history + tokens[: first + i + 1]`, and its choice stands
-    at position `len(history) + first + i + 1`. Penalties of row i count the chain
-    up to and including its own token.
+    at position `len(history) + first + i + 1`. Penalties and mask of row i follow the
+    chain up to and including its own token.
     """
     tally = _tally(sampling, history, tokens[:first])
     chosen = []
     for i, token in enumerate(tokens[first:]):
         if tally is not None:
             tally.add(token)
-        scores = prepare(rows[i], sampling, tally)
+        scores = prepare(rows[i], sampling, tally, masks[i] if masks else None)
         chosen.append(choose(scores, sampling, len(history) + first + i + 1))
     return tuple(chosen)
 

@@ -361,6 +361,8 @@ def _slot(number: int) -> int:
 
 
 def _sampling_to_wire(sampling: Sampling) -> pb.StageSampling:
+    if sampling.constraint is not None:
+        raise LocalProtocolError("the last stage of a chain knows of no constraints")
     return pb.StageSampling(
         params=params_to_wire(sampling.params),
         seed=sampling.seed.to_bytes(16, "little"),

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from outrider.engine import EngineInfo, EngineStatistics, KvSegment, Picked, Span
 from outrider.engines.slots import Slot, Slots, check_pass, is_step
-from outrider.errors import LocalProtocolError
+from outrider.errors import LocalProtocolError, UnsupportedParameter
+from outrider.models import grammar
+from outrider.models.grammar import Guide
+from outrider.protocol.constraint import PARAM
 from outrider.protocol.sampling import Sampling
+from outrider.protocol.vocabulary import Vocabulary
+
+EAGER = 1 << 15
+"""Ids of a vocabulary above which its masks are made ready when the model is loaded."""
 
 
 class BaseEngine(ABC):
@@ -27,6 +35,33 @@ class BaseEngine(ABC):
         self._rows = 0
         self._padded_rows = 0
         self._recheck_mismatches = 0
+        self._vocabulary: Callable[[], Vocabulary] | None = None
+
+    def spell(self, vocabulary: Callable[[], Vocabulary]) -> None:
+        """Tell where the ids' bytes are to be had, so that slots may have a constraint; nothing
+        changes where llguidance is missing. `vocabulary` is called when one first asks, or now
+        where that takes so long that sessions would wait for it."""
+        self._info = replace(self._info, masks=grammar.masks())
+        if not self._info.masks:
+            return
+        self._vocabulary = vocabulary
+        if self._info.vocabulary_size > EAGER:
+            grammar.grammars(self._info.vocabulary_digest, vocabulary)
+
+    def _guide(self, sampling: Sampling | None) -> Guide | None:
+        """Raises UnsupportedParameter, and InvalidRequest for what can not be compiled."""
+        if sampling is None or sampling.constraint is None:
+            return None
+        if self._vocabulary is None:
+            raise UnsupportedParameter(
+                f"engine {self._info.engine} can not keep an answer to a constraint here",
+                param=PARAM,
+                why="llguidance is missing, or the bytes of its tokens are not known",
+                effect="the sequence was not started",
+                todo='pip install "outrider[cloud,edge]", or ask without response_format',
+            )
+        found = grammar.grammars(self._info.vocabulary_digest, self._vocabulary)
+        return Guide(found.compile(sampling.constraint))
 
     @property
     def info(self) -> EngineInfo:
@@ -46,7 +81,7 @@ class BaseEngine(ABC):
         """Hook: a slot is about to be freed."""
 
     def open(self, sampling: Sampling | None = None) -> int:
-        number = self._slots.open(sampling).number
+        number = self._slots.open(sampling, self._guide(sampling)).number
         self._opened(number)
         return number
 

@@ -8,6 +8,9 @@ runs in place of a suffix tree.
 
 Rule of exactness: a pick is a pure function of the slot's prefix and of the past,
 and the past changes only when a slot closes.
+
+Under a constraint only what it allows is proposed, and an id that it leaves no choice
+about is, whether it stood somewhere or not.
 """
 
 from __future__ import annotations
@@ -20,9 +23,11 @@ from itertools import islice
 
 from outrider.engine import EngineInfo, EngineSpec, Picked, RowRule, Span
 from outrider.engines.base import BaseEngine
+from outrider.engines.slots import masks_of
 from outrider.errors import ConfigError, LocalProtocolError
 from outrider.models import vocabulary as vocabularies
 from outrider.models.source import resolve
+from outrider.protocol.sampling import Mask
 
 ANCHORS = (5, 2)
 """Run lengths that are hashed, tried in this order; a match is grown backwards from one."""
@@ -46,6 +51,16 @@ class Match:
 
 
 NOTHING = Match(0, ())
+
+
+def _allowed(match: Match, mask: Mask | None) -> Match:
+    """What of a match a constraint allows, or the one id that it leaves."""
+    if mask is None:
+        return match
+    forced = mask.nonzero()[0]
+    if len(forced) == 1:
+        return Match(match.length, (int(forced[0]),))
+    return Match(match.length, tuple(token for token in match.ids if mask[token]))
 
 
 class Index:
@@ -176,12 +191,14 @@ class NgramEngine(BaseEngine):
     def _drafted(self, span: Span) -> Picked:
         index = self._own[span.slot]
         before = self._slots[span.slot].tokens[-LONGEST:]
+        masks = masks_of(span, self._slots[span.slot])
         found = []
         for row, token in enumerate(span.tokens):
             index.append(token)
             before.append(token)
             if row >= span.first:
-                found.append(self._match(index, before[-LONGEST:]))
+                match = self._match(index, before[-LONGEST:])
+                found.append(_allowed(match, masks[row - span.first]))
         ids = tuple(match.ids[0] if match.ids else FILLER for match in found)
         children = None
         if span.want == "children":

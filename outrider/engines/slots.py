@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 
 from outrider.engine import EngineInfo, Picked, Span
 from outrider.errors import ContextExceeded, EngineFull, InvalidRequest, LocalProtocolError
+from outrider.models.grammar import Guide
 from outrider.protocol.sampling import (
     GREEDY,
+    Mask,
     Sampling,
     Tally,
     best,
@@ -31,11 +33,15 @@ class Slot:
     number: int
     sampling: Sampling
     tokens: list[int] = field(default_factory=list)
+    guide: Guide | None = None
+    """Keeps choices to the sampling's constraint."""
     plain: bool = field(init=False)
     """Whether choices are the argmax of the scores as they are."""
 
     def __post_init__(self) -> None:
-        self.plain = self.sampling.params.plain
+        if (self.guide is None) != (self.sampling.constraint is None):
+            raise LocalProtocolError("a slot with a constraint needs what keeps its choices to it")
+        self.plain = self.sampling.params.plain and self.guide is None
 
 
 class Slots:
@@ -61,14 +67,15 @@ class Slots:
     def find(self, number: int) -> Slot | None:
         return self._open.get(number)
 
-    def open(self, sampling: Sampling | None) -> Slot:
+    def open(self, sampling: Sampling | None, guide: Guide | None = None) -> Slot:
         if not self._free:
             raise EngineFull(
                 f"all {self.limit} slots are in use",
                 effect="the sequence was not started",
                 todo="wait for one to end, or start the engine with more slots",
             )
-        slot = Slot(self._free.pop(), sampling or _NO_SAMPLING)
+        slot = Slot(self._free[-1], sampling or _NO_SAMPLING, guide=guide)
+        self._free.pop()
         self._open[slot.number] = slot
         return slot
 
@@ -188,18 +195,31 @@ def _rows(
 ) -> tuple[list[NDArray[np.float64]], list[int]]:
     """Of each row the penalised scores, and the position of its choice."""
     rows = range(span.first, len(span.tokens))
-    prepared = [_prepared(span, slot, row, scores[row - span.first]) for row in rows]
+    masks = masks_of(span, slot)
+    prepared = [_prepared(span, slot, row, scores[i], masks[i]) for i, row in enumerate(rows)]
     if span.parents is None:
         return prepared, [span.base + row + 1 for row in rows]
     return prepared, [span.base + len(path_to(span, row)) for row in rows]
 
 
+def masks_of(span: Span, slot: Slot) -> list[Mask] | list[None]:
+    """Which ids the constraint allows after each row from `first` on, along the row's path."""
+    rows = range(span.first, len(span.tokens))
+    if slot.guide is None:
+        return [None for _ in rows]
+    begin = slot.sampling.prompt_length
+    # What of the prompt is in the span is no part of the answer.
+    skip = max(0, begin - span.base)
+    paths = [path_to(span, row)[skip:] for row in rows]
+    return slot.guide.masks(slot.tokens[begin : span.base], paths)
+
+
 def _prepared(
-    span: Span, slot: Slot, row: int, scores: NDArray[np.floating]
+    span: Span, slot: Slot, row: int, scores: NDArray[np.floating], mask: Mask | None
 ) -> NDArray[np.float64]:
     if not slot.sampling.params.penalised:
-        return prepare(scores, slot.sampling, None)
+        return prepare(scores, slot.sampling, None, mask)
     tally = Tally(slot.sampling.prompt_length)
     tally.extend(slot.tokens)
     tally.extend(path_to(span, row))
-    return prepare(scores, slot.sampling, tally)
+    return prepare(scores, slot.sampling, tally, mask)

@@ -154,9 +154,7 @@ def pick_on_device(spans: Sequence[Span], slots: Sequence[Slot], scores: Tensor)
 
 
 def _picked(span: Span, slot: Slot, scores: Scores) -> Picked:
-    params = slot.sampling.params
-    plain = params.greedy and not params.penalised and not params.logit_bias
-    if plain and span.want == "ids":
+    if slot.plain and span.want == "ids":
         return Picked(_greedy(scores))
     return pick(span, slot, scores)
 

@@ -10,18 +10,21 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from outrider.engine import Picked, Span
-from outrider.engines.slots import Slot, path_to
+from outrider.engines.slots import Slot, masks_of, path_to
 from outrider.protocol.sampling import (
     TOP_P_SLACK,
+    Mask,
     Sampling,
     SamplingParams,
     Tally,
     TokenLogprobs,
     finite,
+    nothing_left,
 )
 
 _WORD = 0xFFFFFFFF
@@ -41,6 +44,8 @@ class Row:
     """Absolute position of the token that is chosen."""
     tally: Tally | None = None
     """Counts along the row's path; only where there are penalties."""
+    mask: Mask | None = None
+    """Ids that a constraint allows, [V]; None allows all."""
 
 
 # --- the generator -----------------------------------------------------------------------------
@@ -75,12 +80,13 @@ def noise(rows: Sequence[Row], size: int, device: torch.device) -> Tensor:
 def keyed(scores: Tensor, rows: Sequence[Row]) -> Tensor:
     """Processed scores plus noise, [R, V] float64, -inf where an id is not allowed.
 
-    Greedy rows have their penalised scores. Raises `EngineFailed` like the numpy twin.
+    Greedy rows have their penalised and masked scores. Raises `EngineFailed` like the numpy twin.
     """
     wide = scores.to(torch.float64, copy=True)
     _check_finite(wide)
     for number, row in enumerate(rows):
         _penalise(wide[number], row)
+    _mask(wide, rows)
     params = [row.sampling.params for row in rows]
     if all(p.greedy for p in params):
         return wide
@@ -100,6 +106,19 @@ def _check_finite(wide: Tensor) -> None:
     good = wide.amax(-1).isfinite()
     if not bool(good.all()):
         finite(wide[int((~good).nonzero()[0])].cpu().numpy())
+
+
+def _mask(wide: Tensor, rows: Sequence[Row]) -> None:
+    """In place, for all rows that have one at once."""
+    numbers = [number for number, row in enumerate(rows) if row.mask is not None]
+    if not numbers:
+        return
+    allowed = torch.from_numpy(np.stack([row.mask for row in rows if row.mask is not None]))
+    at = torch.tensor(numbers, device=wide.device)
+    kept = wide[at].masked_fill_(~allowed.to(wide.device), float("-inf"))
+    if not bool(kept.amax(-1).isfinite().all()):
+        raise nothing_left()
+    wide[at] = kept
 
 
 def _penalise(scores: Tensor, row: Row) -> None:
@@ -190,6 +209,7 @@ def pick_spans(spans: Sequence[Span], slots: Sequence[Slot], scores: Tensor) -> 
 
 
 def _rows(span: Span, slot: Slot) -> Iterator[Row]:
+    masks = masks_of(span, slot)
     for row in range(span.first, len(span.tokens)):
         path = path_to(span, row)
         tally = None
@@ -197,7 +217,7 @@ def _rows(span: Span, slot: Slot) -> Iterator[Row]:
             tally = Tally(slot.sampling.prompt_length)
             tally.extend(slot.tokens)
             tally.extend(path)
-        yield Row(slot.sampling, span.base + len(path), tally)
+        yield Row(slot.sampling, span.base + len(path), tally, masks[row - span.first])
 
 
 def _picked(span: Span, rows: Sequence[Row], ids: tuple[int, ...], scores: Tensor) -> Picked:
