@@ -24,7 +24,7 @@ from outrider.edge.drafter import BURST
 from outrider.edge.link import Link, Peer
 from outrider.edge.placement import Governor, Steering
 from outrider.engine import RowRule
-from outrider.partitioner.book import Book
+from outrider.partitioner.book import Book, Heard
 from outrider.partitioner.placement import Objective, Rules, Wants
 from outrider.partitioner.power.state import Bounds
 from outrider.partitioner.signals import Energy, Placement
@@ -293,7 +293,7 @@ class Ride:
 
     def _told(self, commit: Commit) -> None:
         steering = self.steering
-        steering.heard(commit, len(commit.tokens))
+        steering.heard(Heard.of(commit, len(commit.tokens)))
         self.found.tokens += len(commit.tokens)
         self.found.costs.append((self.now, len(commit.tokens), self.found.busy_s))
         if steering.committed >= ANSWER_TOKENS:

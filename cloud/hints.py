@@ -9,6 +9,10 @@ from outrider.errors import RemoteProtocolError
 from outrider.protocol.messages import Hint
 
 DEPTHS = 32
+UNSEEN = 0.6
+"""The rate of a drafter of which nothing was seen."""
+LENDS = 4
+"""From this depth on the rate of the depth before it is lent to all."""
 BUFFER = 256
 """Hint tokens that are kept past the committed end; more of a chain is dropped."""
 
@@ -33,8 +37,12 @@ class Acceptance:
     def rate(self, depth: int) -> float:
         """P(equal | all before were); what is unknown counts as one try at the shallower depth's
         rate, at the first depth 0.6, so that a bad drafter is known by its first few hints."""
-        prior = 0.6 if depth == 0 else self.rate(min(depth, 4) - 1)
-        depth = min(depth, DEPTHS - 1)
+        rate = UNSEEN
+        for shallower in range(min(depth, LENDS)):
+            rate = self._with(shallower, rate)
+        return self._with(min(depth, DEPTHS - 1), rate)
+
+    def _with(self, depth: int, prior: float) -> float:
         return (self.held[depth] + prior) / (self.tried[depth] + 1.0)
 
     def expected(self, rows: int) -> float:

@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -19,8 +19,8 @@ from outrider.edge import journal as journals
 from outrider.edge.drafter import Drafter
 from outrider.edge.fanout import Fanout
 from outrider.edge.journal import DiskJournal, Journal, MemoryJournal, Plain
-from outrider.edge.link import Link, Peer
-from outrider.edge.placement import Governor
+from outrider.edge.link import Figures, Link, Peer
+from outrider.edge.placement import Alone, Governor, drawn
 from outrider.edge.power import PowerWatch
 from outrider.edge.service import GenerateRequest
 from outrider.edge.session import Job, Request
@@ -37,13 +37,14 @@ from outrider.errors import (
 )
 from outrider.lag import LoopLag
 from outrider.models.served import Served
-from outrider.options import EdgeOptions
+from outrider.options import EdgeOptions, NamedModel
+from outrider.partitioner.placement import Objective, Verdict, Wants
 from outrider.partitioner.power.account import Accountant
 from outrider.partitioner.power.state import Bounds
-from outrider.partitioner.signals import Energy
+from outrider.partitioner.signals import Share
 from outrider.protocol import events
 from outrider.protocol.messages import ModelDescription
-from outrider.protocol.status import CloudStatus, ModelCard, RequestState, Status
+from outrider.protocol.status import CloudStatus, ModelCard, Placement, RequestState, Status
 from outrider.protocol.stream import Provisional, Retract, StreamEvent, Token
 
 SCRATCH = ".journal.new"
@@ -51,6 +52,8 @@ SCRATCH = ".journal.new"
 KEPT = 100
 """Requests that have ended and can still be attached to."""
 SCHEMA = 1
+SHARES: tuple[Share, ...] = ("tokens", "hidden", "nothing")
+"""From most to least."""
 LOOK_S = 0.25
 """Between two looks for a first cloud."""
 
@@ -77,10 +80,13 @@ class Chosen:
     model: str
     served: Served
     context: int
-    placement: Literal["edge", "cloud", "draft"]
+    placement: Literal["edge", "cloud", "draft", "split"]
     pinned: bool = True
     """Asked for, so that nothing changes it."""
     reason: str = ""
+    share: Share = "tokens"
+    alone: Verdict | None = None
+    """The policy chose the small model."""
     exact: bool = False
     numeric_class: str = ""
 
@@ -114,6 +120,10 @@ class Daemon:
     ended: deque[Request] = field(default_factory=lambda: deque(maxlen=KEPT))
     totals: _Totals = field(default_factory=_Totals)
     governor: Governor = field(init=False)
+    operator: Literal["edge", "cloud", "draft", "split"] | None = None
+    """The placement that was pinned while the daemon runs."""
+    _alone: dict[str, Alone] = field(default_factory=dict)
+    """By request: that the small model answers because it was the better choice."""
     _queued: int = 0
     _free: asyncio.Semaphore = field(init=False)
     """Written here from `options.max_running`."""
@@ -131,7 +141,8 @@ class Daemon:
             self.fanout.publish,
             self.clock,
             power=lambda: self.power.bounds if self.power is not None else Bounds(),
-            energy=lambda: _drawn(self.energy),
+            energy=lambda: drawn(self.energy),
+            objective=Objective.named(self.options.objective),
         )
 
     # --- requests --------------------------------------------------------------------------
@@ -144,6 +155,8 @@ class Daemon:
         await self._take_place()
         try:
             ride = self._ride(job)
+            if chosen.alone is not None:
+                self._alone[job.id] = self.governor.began_alone(job.id, chosen.alone)
             task = self._launch(ride)
         except BaseException:
             self._free.release()
@@ -218,6 +231,10 @@ class Daemon:
         self._free.release()
         self.ended.append(ride)
         self.totals.requests += 1
+        if (made := self._alone.pop(ride.job.id, None)) is not None:
+            took_ms = (self.clock() - ride.began) * 1e3
+            tokens = sum(answer.end for answer in ride.answers)
+            self.governor.ended_alone(ride.job.id, made, tokens, took_ms)
         for answer in ride.answers:
             self.totals.tokens += answer.end
             self.totals.sent += answer.counts.sent
@@ -250,11 +267,54 @@ class Daemon:
 
     # --- where it runs ---------------------------------------------------------------------
 
+    @property
+    def placement(self) -> Placement:
+        """What requests without a wish get: the operator's pin, else the option."""
+        return self.operator or self.options.placement
+
+    @property
+    def pinned(self) -> bool:
+        return self.operator is not None
+
+    @property
+    def queued(self) -> int:
+        return self._queued
+
+    def pin(self, placement: Placement) -> None:
+        """Run answers there until told otherwise, those under way from their next commit on;
+        `auto` takes it back. Raises InvalidRequest for what this daemon can not do."""
+        speaks = self.small is not None and self.small.served is not None
+        if placement == "edge" and not speaks:
+            raise InvalidRequest(
+                "there is no model on this device that could answer",
+                param="placement",
+                effect="nothing was pinned",
+                todo="start the edge with --draft PATH, a model",
+            )
+        if placement == "split" and not self.options.split:
+            raise InvalidRequest(
+                "this daemon commits no split model",
+                param="placement",
+                effect="nothing was pinned",
+                todo="start the edge with --split MODEL and --workers HOST:PORT,...",
+            )
+        self.operator = self.governor.pin = None if placement == "auto" else placement
+        said = "taken back" if placement == "auto" else f"set to {placement}"
+        self.fanout.publish(events.Remark(text=f"the pin of placements was {said}"))
+
     async def _choose(self, request: GenerateRequest) -> Chosen:
         """The placement. Raises NotFound, CloudUnreachable, InvalidRequest."""
-        wanted = request.placement if request.placement != "auto" else self.options.placement
+        wanted = request.placement if request.placement != "auto" else self.placement
+        if self.pinned and request.placement == "auto" and wanted != "edge":
+            # The governor applies it, so that it can be taken back while the answer runs.
+            wanted = "auto"
+        share = self._share(request)
         if wanted == "edge" or (self.small is not None and request.model == self.small.name):
-            return self._on_edge(request, "the small model was asked for")
+            return replace(self._on_edge(request, "the small model was asked for"), share=share)
+        if share != "tokens":
+            return await self._kept(request, share)
+        if wanted == "split":
+            return await self._on_split(request, share, asked=True)
         description = await self._target(request)
         if description is None:
             return self._without_cloud(request)
@@ -272,6 +332,8 @@ class Daemon:
                 effect="the request was not started",
                 todo="start the edge with a --draft that fits (outrider fit), or ask for `cloud`",
             )
+        if wanted == "auto" and (found := self._alone_is_best(request, description)) is not None:
+            return replace(self._on_edge(request, found.reason), alone=found)
         placement: Literal["cloud", "draft"] = "draft" if fits and wanted != "cloud" else "cloud"
         return Chosen(
             description.name,
@@ -282,6 +344,114 @@ class Daemon:
             exact=description.exact,
             numeric_class=description.numeric_class,
         )
+
+    def _share(self, request: GenerateRequest) -> Share:
+        """What may leave the device: a request may keep back more than the daemon does."""
+        ours, wanted = self.options.share, request.share or self.options.share
+        if SHARES.index(wanted) < SHARES.index(ours):
+            raise InvalidRequest(
+                f"this daemon does not share {wanted}",
+                param="outrider.share",
+                why=f"it was started with --share {ours}",
+                effect="the request was not started",
+                todo=f"ask for share={ours} or less, or leave it away",
+            )
+        return wanted
+
+    async def _kept(self, request: GenerateRequest, share: Share) -> Chosen:
+        """Where an answer runs of which not all may leave the device."""
+        if request.placement in ("cloud", "draft") or (share, request.placement) == (
+            "nothing",
+            "split",
+        ):
+            raise InvalidRequest(
+                f"share={share} and placement={request.placement} contradict each other",
+                param="outrider.share",
+                why="a committer that is not this device gets the prompt's token ids, or states",
+                effect="the request was not started, and nothing was sent",
+                todo="leave one of them away",
+            )
+        if share == "hidden" and self._keeps_ends:
+            return await self._on_split(request, share, asked=request.placement == "split")
+        if share == "hidden" and not request.small_allowed:
+            raise InvalidRequest(
+                "no committer here may have this answer",
+                param="outrider.share",
+                why=self._open_ends(),
+                effect="the request was not started, and nothing was sent",
+                todo="ask with share=tokens, or with small_allowed=true for the small model",
+            )
+        reason = f"share={share}: the small model alone may have it"
+        return replace(self._on_edge(request, reason, share), share=share)
+
+    @property
+    def _keeps_ends(self) -> bool:
+        return bool(self.options.split) and self.options.workers_here
+
+    def _open_ends(self) -> str:
+        if not self.options.split:
+            return "share=hidden needs a split model whose embedding and head lie on this device"
+        away = next(worker for worker in self.options.workers if not worker.loopback)
+        return (
+            f"share=hidden: embedding and head of the split model may lie at {away}, "
+            "which would get the token ids"
+        )
+
+    async def _on_split(self, request: GenerateRequest, share: Share, *, asked: bool) -> Chosen:
+        """The committer of this house, over the stages of its devices."""
+        if not self.options.split:
+            raise InvalidRequest(
+                "this daemon commits no split model",
+                param="outrider.placement",
+                effect="the request was not started",
+                todo="start the edge with --split MODEL and --workers HOST:PORT,...",
+            )
+        name = NamedModel.parse(self.options.split).name
+        if request.model not in ("", name):
+            raise InvalidRequest(
+                f"the split model of this daemon is {name}, not the one asked for",
+                param="model",
+                effect="the request was not started",
+                todo=f"ask for {name}, or for another placement",
+            )
+        found = await self._of_house(name)
+        served = self.link.served(name)
+        if found is None or served is None:
+            raise CloudUnreachable(
+                "the committer of the split model does not answer yet",
+                effect="the request was not started",
+                todo="try again in a moment; outrider status shows whether its workers are there",
+            )
+        await self._make_small(found)
+        return Chosen(
+            name,
+            served,
+            found.context,
+            "split",
+            pinned=asked,
+            exact=found.exact,
+            numeric_class=found.numeric_class,
+            share=share,
+        )
+
+    async def _of_house(self, name: str) -> ModelDescription | None:
+        """What the house's own committer says of a model, waiting for it as long as patience."""
+        deadline = self.clock() + self.options.patience_s
+        while True:
+            for peer in self.link.peers:
+                if peer.kind == "split" and (peer.known or await self.link.check(peer)):
+                    return next((model for model in peer.models if model.name == name), None)
+            if self.clock() >= deadline:
+                return None
+            await asyncio.sleep(min(LOOK_S, max(0.0, deadline - self.clock())))
+
+    def _alone_is_best(self, request: GenerateRequest, target: ModelDescription) -> Verdict | None:
+        """The policy's verdict where it takes the small model, and the request lets it."""
+        speaks = self.small is not None and self.small.served is not None
+        if not request.small_allowed or request.exact_required or not speaks:
+            return None
+        left = request.max_tokens or target.context
+        return self.governor.alone(target.name, Wants(small_allowed=True, remaining=left))
 
     async def _make_small(self, target: ModelDescription) -> None:
         """The drafter of a target's vocabulary, once, however many requests ask for it."""
@@ -306,11 +476,13 @@ class Daemon:
             if not peer.known:
                 await self.link.check(peer)
 
-    def _on_edge(self, request: GenerateRequest, reason: str) -> Chosen:
+    def _on_edge(self, request: GenerateRequest, reason: str, share: Share = "tokens") -> Chosen:
         if self.small is None or self.small.served is None:
+            kept = share != "tokens"
             raise InvalidRequest(
                 "there is no model on this device that could answer",
-                param="outrider.placement",
+                param="outrider.share" if kept else "outrider.placement",
+                why=f"share={share}: no other may have the request" if kept else "",
                 effect="the request was not started",
                 todo="start the edge with --draft PATH, a model",
             )
@@ -382,6 +554,7 @@ class Daemon:
             reason=chosen.reason,
             exact=chosen.exact,
             numeric_class=chosen.numeric_class,
+            share=chosen.share,
         )
 
     def _tokens(self, request: GenerateRequest, served: Served) -> tuple[int, ...]:
@@ -392,7 +565,9 @@ class Daemon:
             ids = tuple(token for token in prompt if isinstance(token, int))
         else:
             messages = [message for message in prompt if not isinstance(message, int)]
-            text = served.template.render(messages, now=datetime.now(UTC))
+            text = served.template.render(
+                messages, now=datetime.now(UTC), tools=request.tools or None
+            )
             ids = served.tokenizer.encode(text, "keep")
         return self._checked(ids, served)
 
@@ -422,6 +597,9 @@ class Daemon:
 
     def _journal(self, job: Job, suffix: str = ".journal") -> Journal:
         if self.options.journal == "memory" or self.options.journal_dir is None:
+            return MemoryJournal()
+        if job.share != "tokens":
+            # A record on disk could be taken up by a daemon that shares more.
             return MemoryJournal()
         try:
             return DiskJournal(self.options.journal_dir / f"{job.id}{suffix}", Plain())
@@ -495,6 +673,9 @@ class Daemon:
             raise NotFound("there is no such request, or it ended long ago", param="id")
         return found
 
+    async def served(self, request: GenerateRequest) -> Served:
+        return (await self._choose(request)).served
+
     def render(self, request: GenerateRequest) -> tuple[int, ...]:
         return self._tokens(request, self._served(request.model))
 
@@ -513,7 +694,9 @@ class Daemon:
         """Whether a request that asks for nothing special would be answered now: a cloud is
         connected, or the small model answers while none is."""
         speaks = self.small is not None and self.small.served is not None
-        alone = self.options.fallback == "local" or self.options.placement == "edge"
+        options = self.options
+        alone = options.fallback == "local" or options.placement == "edge"
+        alone = alone or options.share == "nothing"
         return (speaks and alone) or any(p.known and not p.failures for p in self.link.peers)
 
     def models(self) -> tuple[ModelCard, ...]:
@@ -537,9 +720,9 @@ class Daemon:
             pid=os.getpid(),
             listen=self.listen,
             uptime_s=round(self.clock() - self.started_at, 3),
-            placement=self.options.placement,
+            placement=self.placement,
             draft=None if small is None else _small_card(small),
-            clouds=tuple(_cloud(peer) for peer in self.link.peers),
+            clouds=tuple(_cloud(peer, self.link.clock()) for peer in self.link.peers),
             requests_running=len(self.running),
             requests_queued=self._queued,
             requests_total=totals.requests + len(self.running),
@@ -616,19 +799,6 @@ class Left:
         )
 
 
-def _drawn(energy: Accountant) -> Energy:
-    """The device's watts while it drafts and while an answer streams, measured where they were."""
-    watts = energy.costs.device_w if energy.busy_w is None else energy.busy_w
-    radio = energy.costs.radio
-    measured = energy.busy_w is not None
-    return Energy(
-        draft_w=watts,
-        stream_w=radio.tail_w,
-        kind=energy.busy_kind if measured else "estimated",
-        source="this device's counter" if measured else f"a busy device, and {radio.name}",
-    )
-
-
 def _for_client(request: GenerateRequest) -> Callable[[StreamEvent], bool]:
     if request.retract:
         return lambda event: True
@@ -662,18 +832,23 @@ def _small_card(small: Small) -> ModelCard:
     )
 
 
-def _cloud(peer: Peer) -> CloudStatus:
+def _cloud(peer: Peer, now: float) -> CloudStatus:
     state: Literal["connected", "connecting", "unreachable"] = "connecting"
     if peer.failures:
         state = "unreachable"
     elif peer.known:
         state = "connected"
+    figures = Figures.of(peer.traffic.estimate(now))
     return CloudStatus(
         address=peer.address,
         state=state,
         rtt_ms=None if peer.rtt_s is None else round(peer.rtt_s * 1e3, 3),
         model=peer.models[0].name if peer.models else None,
         detail=peer.detail,
+        jitter_ms=figures.jitter_ms,
+        up_bytes_per_s=figures.up_bytes_per_s,
+        down_bytes_per_s=figures.down_bytes_per_s,
+        loss=figures.loss,
     )
 
 

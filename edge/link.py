@@ -18,20 +18,27 @@ import grpc
 import grpc.aio
 
 from outrider import transport
+from outrider.edge.traffic import Asked, Traffic, is_bulk
 from outrider.errors import (
     AccessDenied,
     CloudUnreachable,
+    InvalidRequest,
     LinkLost,
     OutriderError,
 )
 from outrider.models import served
 from outrider.models.served import Served
-from outrider.options import Address, EdgeOptions
+from outrider.options import Address, CloudLink, EdgeOptions
+from outrider.partitioner.observe import Estimate
+from outrider.partitioner.signals import Share
 from outrider.protocol import codec, events, faults
+from outrider.protocol.constraint import Constraint
 from outrider.protocol.messages import (
     VERSION,
+    Commit,
     Down,
     Heartbeat,
+    Hint,
     ModelDescription,
     Open,
     Opened,
@@ -53,6 +60,8 @@ SILENCE_S = 2.5
 BACKOFF_S = (0.25, 4.0)
 """First and longest pause before a cloud is tried again; each has up to half of it on top."""
 LEAST_PAUSE_S = 0.1
+RETIRE_S = 5.0
+"""What streams on a channel that is used no more have to end in."""
 LEFT = 4
 """Dropped peers whose channels stay open for what may still end on them."""
 RTT_FADE = 0.7
@@ -81,10 +90,16 @@ class Wire:
     slots: int
     top_logprobs: int | None
     rtt: Callable[[float], None]
+    passed: Callable[[int, int], None] = lambda up, down: None
+    """Told of each message: bytes up, bytes down."""
+    asked: Asked = field(default_factory=lambda: Asked(Traffic()))
+    """Told of hints and commits, by which the link may be known."""
     bytes_up: int = 0
     bytes_down: int = 0
     asked_at: float = 0.0
     """When a heartbeat was sent last, on the monotonic clock."""
+    _beat_bytes: int = 0
+    """Of the heartbeat whose echo is awaited."""
     _reading: asyncio.Task[Any] | None = None
     _writing: asyncio.Task[Any] | None = None
 
@@ -93,6 +108,11 @@ class Wire:
         self.conversation.send(message)
         data = codec.encode_up(message, self.slots)
         self.bytes_up += len(data)
+        self.passed(len(data), 0)
+        if isinstance(message, Hint):
+            self.asked.hinted(message, len(data), time.monotonic())
+        elif isinstance(message, Heartbeat) and not message.echo_us:
+            self._beat_bytes = len(data)
         try:
             await self._write(data)
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError, grpc.aio.UsageError):
@@ -109,11 +129,14 @@ class Wire:
                 await self._ended()
                 return None
             self.bytes_down += len(data)
+            self.passed(0, len(data))
             message = codec.decode_down(data, self.slots, self.top_logprobs)
             self.conversation.receive(message)
+            if isinstance(message, Commit):
+                self.asked.committed(message, len(data), time.monotonic())
             if not isinstance(message, Heartbeat):
                 return message
-            await self._beat(message)
+            await self._beat(message, len(data))
 
     async def _write(self, data: bytes) -> None:
         """One write, in a task of its own for the same reason as a read, after the one before."""
@@ -137,9 +160,11 @@ class Wire:
         self._reading = None
         return reading.result()
 
-    async def _beat(self, message: Heartbeat) -> None:
+    async def _beat(self, message: Heartbeat, size: int) -> None:
         if message.echo_us:
-            self.rtt(time.monotonic() - message.echo_us / 1e6)
+            now, sent = time.monotonic(), message.echo_us / 1e6
+            self.rtt(now - sent)
+            self.asked.traffic.exchanged(self._beat_bytes, size, sent, now)
         else:
             await self.send(Heartbeat(_now_us(), message.sent_us))
 
@@ -195,12 +220,26 @@ class Peer:
     channel: grpc.aio.Channel
     kind: Literal["cloud", "split"] = "cloud"
     """What answers there: a cloud, or a committer of this house over its own devices' stages."""
+    home: bool = False
+    """It commits here, and the ends of its model lie on this very machine: it gets token ids,
+    and nothing but hidden states leaves the device."""
     models: tuple[ModelDescription, ...] = ()
     served: dict[str, Served] = field(default_factory=dict)
     failures: int = 0
     retry_at: float = 0.0
     rtt_s: float | None = None
     detail: str = ""
+    name: str = ""
+    """Of the link that leads there, where the settings name it."""
+    way: tuple[object, ...] = ()
+    """What the settings say of the way there; while it stays the same, so does the channel."""
+    key: str | None = None
+    """For this cloud alone; None: the one for all."""
+    bytes_up: int = 0
+    """Of all sessions."""
+    bytes_down: int = 0
+    traffic: Traffic = field(default_factory=Traffic)
+    """What live traffic tells of the way there."""
     checking: asyncio.Task[bool] | None = None
     """The look at it that is under way; whoever wants one shares it."""
 
@@ -211,17 +250,30 @@ class Peer:
     def serves(self, model: str) -> bool:
         return any(model in ("", description.name) for description in self.models)
 
-    def classes(self, model: str) -> frozenset[str]:
+    def classes(self, model: str, constraint: Constraint | None = None) -> frozenset[str]:
         """Numeric classes under which it serves a model; empty while it is not known."""
-        return frozenset(m.numeric_class for m in self.models if model in ("", m.name))
+        return frozenset(m.class_of(constraint) for m in self.models if model in ("", m.name))
+
+    def takes(self, model: str, constraint: Constraint | None) -> bool:
+        """Whether it keeps an answer to a constraint, as far as it is known."""
+        known = [m for m in self.models if model in ("", m.name)]
+        return constraint is None or not known or any(m.masks for m in known)
 
     def device(self, model: str) -> str:
         """What computes a model there, as that cloud tells; empty when it does not."""
         return next((m.device for m in self.models if model in ("", m.name)), "")
 
+    def may_have(self, share: Share) -> bool:
+        """Whether an answer may go there of which only so much may leave the device."""
+        return share == "tokens" or (share == "hidden" and self.home)
+
     def note_rtt(self, seconds: float) -> None:
         fade = RTT_FADE if self.rtt_s is not None else 0.0
         self.rtt_s = (self.rtt_s or 0.0) * fade + seconds * (1 - fade)
+
+    def passed(self, up: int, down: int) -> None:
+        self.bytes_up += up
+        self.bytes_down += down
 
     def failed(self, error: OutriderError, now: float) -> None:
         """One outage breaks every session on the link: while it pauses, that counts once."""
@@ -244,20 +296,56 @@ class Link:
     metadata: tuple[tuple[str, str], ...]
     publish: Callable[[events.Event], None]
     clock: Callable[[], float] = time.monotonic
+    _retiring: set[asyncio.Task[None]] = field(default_factory=set)
     _left: list[Peer] = field(default_factory=list)
     """Those that were dropped; streams on them may still be ending."""
 
     @classmethod
     def make(cls, options: EdgeOptions, publish: Callable[[events.Event], None]) -> Link:
         credentials = _credentials(options)
-        peers = [Peer(str(a), transport.channel(a, credentials, OPTIONS)) for a in options.clouds]
+        # Where nothing of any answer may go to a cloud, none is spoken to at all.
+        clouds = options.clouds if options.share == "tokens" else ()
+        peers = [Peer(str(a), transport.channel(a, credentials, OPTIONS)) for a in clouds]
         key = options.cloud_api_key
         metadata = (("authorization", f"Bearer {key}"),) if key else ()
+        for peer in peers:
+            peer.way = (peer.address, options.cloud_ca, options.cloud_cert, options.cloud_key)
+        peers += [_named(link) for link in options.links if options.share == "tokens"]
         return cls(peers, metadata, publish)
 
-    def add(self, address: Address, kind: Literal["cloud", "split"]) -> Peer:
+    def retarget(self, options: EdgeOptions) -> None:
+        """Other clouds, or the same in another order: what stays keeps what is known of it.
+
+        Raises ConfigError before anything changes.
+        """
+        made = Link.make(options, self.publish)
+        kept = {peer.way: peer for peer in self.peers if peer.kind == "cloud"}
+        wanted = [kept.pop(peer.way, peer) for peer in made.peers]
+        split = [peer for peer in self.peers if peer.kind != "cloud"]
+        for old, new in zip(wanted, made.peers, strict=True):
+            old.key = new.key
+            if old is not new:
+                self._retire(new)
+        self.metadata = made.metadata
+        self.peers[:] = [*wanted, *split]
+        for peer in kept.values():
+            self._say(peer, "lost", "the settings name it no more")
+            self._retire(peer)
+
+    def _retire(self, peer: Peer) -> None:
+        """Its channel closes once the streams on it had time to end."""
+        task = asyncio.ensure_future(peer.channel.close(RETIRE_S))
+        self._retiring.add(task)
+        task.add_done_callback(self._retiring.discard)
+
+    def _metadata(self, peer: Peer) -> tuple[tuple[str, str], ...]:
+        if peer.key is None:
+            return self.metadata
+        return (("authorization", f"Bearer {peer.key}"),) if peer.key else ()
+
+    def add(self, address: Address, kind: Literal["cloud", "split"], *, home: bool = False) -> Peer:
         """One more, on loopback."""
-        peer = Peer(str(address), transport.channel(address, None, OPTIONS), kind)
+        peer = Peer(str(address), transport.channel(address, None, OPTIONS), kind, home)
         self.peers.append(peer)
         return peer
 
@@ -317,21 +405,24 @@ class Link:
         method: Any = peer.channel.unary_unary(f"/{SERVICE}/Describe")
         request = codec.encode_describe(VERSION, "", with_tokenizer=with_tokenizer)
         timeout_s = DESCRIBE_S if with_tokenizer else CHECK_S
-        began = self.clock()
-        call = method(request, metadata=self.metadata, timeout=timeout_s, wait_for_ready=False)
+        began, ready = self.clock(), _ready(peer.channel)
+        call = method(request, metadata=self._metadata(peer), timeout=timeout_s, wait_for_ready=False)
         try:
             data = await call
         except grpc.aio.AioRpcError:
             raise await reason(call) from None
-        if peer.rtt_s is None:
-            peer.note_rtt(self.clock() - began)
+        now = self.clock()
+        if ready:
+            peer.traffic.exchanged(len(request), len(data), began, now)
+        if peer.rtt_s is None and not is_bulk(len(data)):
+            peer.note_rtt(now - began)
         return codec.decode_description(data)[1]
 
-    async def find_one(self, model: str) -> None:
-        """Until a cloud answers that serves the model, from now on."""
+    async def find_one(self, model: str, may: Callable[[Peer], bool] = lambda peer: True) -> None:
+        """Until a cloud answers that serves the model, and may, from now on."""
         while True:
             for peer in self.usable():
-                if await self.check(peer) and peer.serves(model):
+                if may(peer) and await self.check(peer) and peer.serves(model):
                     return
             await asyncio.sleep(max(LEAST_PAUSE_S, self.next_try_s()))
 
@@ -352,20 +443,25 @@ class Link:
             return False
         return True
 
-    async def open(self, peer: Peer, message: Open) -> tuple[Wire, Opened]:
-        """A session on one cloud. Raises LinkError, HandshakeRefused, Overloaded, ..."""
+    async def open(self, peer: Peer, message: Open, share: Share = "tokens") -> tuple[Wire, Opened]:
+        """A session on one cloud. Raises LinkError, HandshakeRefused, Overloaded, ...; and
+        InvalidRequest before a byte is sent where `share` keeps the answer from it."""
+        if not peer.may_have(share):
+            raise _kept(peer, share)
         if not peer.known:
             await self.describe(peer)
         method: Any = peer.channel.stream_stream(f"/{SERVICE}/Session")
-        call = method(metadata=self.metadata, wait_for_ready=False)
+        call = method(metadata=self._metadata(peer), wait_for_ready=False)
         wire = Wire(
             call,
             Conversation(Role.EDGE),
             message.slots,
             message.top_logprobs,
             peer.note_rtt,
+            peer.passed,
+            Asked(peer.traffic),
         )
-        began = self.clock()
+        began, ready = self.clock(), _ready(peer.channel)
         try:
             await wire.send(message)
             opened = await wire.receive()
@@ -375,7 +471,11 @@ class Link:
         if not isinstance(opened, Opened):
             wire.cancel()
             raise LinkLost("the cloud ended the stream before it began")
-        peer.note_rtt(self.clock() - began)
+        now = self.clock()
+        if ready:
+            peer.traffic.exchanged(wire.bytes_up, wire.bytes_down, began, now)
+        if peer.rtt_s is None or not is_bulk(wire.bytes_up):
+            peer.note_rtt(now - began)
         self._worked(peer)
         return wire, opened
 
@@ -395,10 +495,26 @@ class Link:
             self._say(peer, "connected", "")
         peer.worked()
 
+    def tell_measured(self) -> None:
+        """Say what the traffic has shown of each way since it was last said."""
+        now = self.clock()
+        for peer in self.peers:
+            if peer.known and not peer.failures and peer.traffic.news(now) is not None:
+                self._say(peer, "connected", "measured")
+
     def _say(self, peer: Peer, state: Any, detail: str) -> None:
-        rtt_ms = None if peer.rtt_s is None else round(peer.rtt_s * 1e3, 3)
+        figures = Figures.of(peer.traffic.estimate(self.clock()))
         self.publish(
-            events.LinkChanged(cloud=peer.address, state=state, rtt_ms=rtt_ms, detail=detail)
+            events.LinkChanged(
+                cloud=peer.address,
+                state=state,
+                rtt_ms=None if peer.rtt_s is None else round(peer.rtt_s * 1e3, 3),
+                detail=detail,
+                jitter_ms=figures.jitter_ms,
+                up_bytes_per_s=figures.up_bytes_per_s,
+                down_bytes_per_s=figures.down_bytes_per_s,
+                loss=figures.loss,
+            )
         )
 
     async def close(self) -> None:
@@ -408,12 +524,35 @@ class Link:
             await peer.channel.close()
 
 
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """An estimate as it is told; None where the traffic does not tell."""
+
+    jitter_ms: float | None = None
+    up_bytes_per_s: float | None = None
+    down_bytes_per_s: float | None = None
+    loss: float | None = None
+
+    @classmethod
+    def of(cls, found: Estimate | None) -> Figures:
+        if found is None:
+            return cls()
+        up, down = found.up_bytes_per_s, found.down_bytes_per_s
+        return cls(
+            round(found.jitter_s * 1e3, 3),
+            None if up is None else round(up, 1),
+            None if down is None else round(down, 1),
+            round(found.loss, 5),
+        )
+
+
 async def watch(link: Link, every_s: float = 5.0) -> AsyncIterator[None]:
     """Keep trying the clouds that are not known or failed; yields after each round."""
     while True:
         for peer in link.usable():
             if peer.failures or not peer.known:
                 await link.check(peer)
+        link.tell_measured()
         yield
         pause = link.next_try_s() if link.connected() is None else every_s
         await asyncio.sleep(max(LEAST_PAUSE_S, min(pause, every_s)))
@@ -432,6 +571,22 @@ async def _connected(channel: grpc.aio.Channel) -> None:
         ) from None
 
 
+def _ready(channel: grpc.aio.Channel) -> bool:
+    """Whether a call need not wait for the connection to be made."""
+    return channel.get_state() is grpc.ChannelConnectivity.READY
+
+
+def _kept(peer: Peer, share: Share) -> InvalidRequest:
+    what = "nothing" if share == "nothing" else "no token id"
+    return InvalidRequest(
+        f"{peer.address} may not have this answer",
+        param="outrider.share",
+        why=f"share={share}: {what} may leave the device",
+        effect="nothing was sent",
+        todo="ask for placement `edge`, or allow outrider.share=tokens",
+    )
+
+
 def _same(new: Sequence[ModelDescription], old: Sequence[ModelDescription]) -> bool:
     """Whether the tokenizers and templates that are known are still those of the models."""
     return [_identity(model) for model in new] == [_identity(model) for model in old]
@@ -446,6 +601,18 @@ def _identity(model: ModelDescription) -> tuple[str, ...]:
         model.bos,
         model.eos,
     )
+
+
+def _named(link: CloudLink) -> Peer:
+    """A cloud with certificates and a key of its own. Raises ConfigError."""
+    tls = transport.channel_tls(
+        transport.read_pem(link.ca, f"ca of link {link.name}"),
+        transport.read_pem(link.cert, f"cert of link {link.name}"),
+        transport.read_pem(link.key, f"key of link {link.name}"),
+    )
+    channel = transport.channel(link.url, tls, OPTIONS)
+    way = (link.name, str(link.url), link.ca, link.cert, link.key)
+    return Peer(str(link.url), channel, name=link.name, way=way, key=link.api_key())
 
 
 def _credentials(options: EdgeOptions) -> grpc.ChannelCredentials | None:

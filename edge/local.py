@@ -103,7 +103,8 @@ class LocalCommitter:
 
     async def _serve(self, process: asyncio.subprocess.Process, address: str, heard: str) -> None:
         """A peer until it ends; what it decides is told as the device's own."""
-        peer = self.link.add(Address.parse(address, 0), "split")
+        home = self.options.workers_here
+        peer = self.link.add(Address.parse(address, 0), "split", home=home)
         telling = asyncio.create_task(self._tell(heard))
         try:
             checking = asyncio.create_task(self.link.check(peer))

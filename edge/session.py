@@ -39,8 +39,10 @@ from outrider.errors import (
     Overloaded,
     RemoteProtocolError,
 )
+from outrider.partitioner.book import Heard
 from outrider.partitioner.placement import Wants
 from outrider.partitioner.power.account import Accountant, Bill, Traffic
+from outrider.partitioner.signals import Share
 from outrider.protocol import events
 from outrider.protocol.messages import (
     ChoiceOpen,
@@ -86,7 +88,7 @@ class Job:
     max_tokens: int
     stop: tuple[bytes, ...]
     top_logprobs: int | None
-    placement: Literal["edge", "cloud", "draft"]
+    placement: Literal["edge", "cloud", "draft", "split"]
     """Where it begins; it stays there when `pinned`."""
     fallback: Literal["wait", "local", "error"]
     patience_s: float
@@ -103,6 +105,8 @@ class Job:
     exact: bool = False
     """What the target was last known to be; `Started` says so until a cloud has answered."""
     numeric_class: str = ""
+    share: Share = "tokens"
+    """What of it may leave the device; the link keeps to it too."""
 
 
 @dataclass(slots=True)
@@ -279,7 +283,9 @@ class Request:
             # Before the cloud may know it: after a crash the next one must be higher.
             self._keep(Fenced(self.fence, self.numeric_class))
             try:
-                wire, opened = await self.link.open(peer, self._open_message(self._class_for(peer)))
+                wire, opened = await self.link.open(
+                    peer, self._open_message(self._class_for(peer)), self.job.share
+                )
             except ELSEWHERE as error:
                 if not isinstance(failed, REFUSED):
                     failed = error
@@ -309,12 +315,15 @@ class Request:
         )
 
     def _may_have(self, peer: Peer) -> bool:
+        if not peer.may_have(self.job.share):
+            return False
+        chosen = self.job.pinned and self.job.placement == "split"
         if peer.kind == "cloud":
-            return True
+            return not chosen
         assert self.link is not None
         if all(other.kind == "split" for other in self.link.peers):
             return True
-        if self.job.pinned or peer.address in self.barred:
+        if (self.job.pinned and not chosen) or peer.address in self.barred:
             return False
         other = self.spoken_class and self.spoken_class not in peer.classes(self.job.model)
         return not (self.job.exact_required and other)
@@ -409,7 +418,7 @@ class Request:
                 answer.finish(message)
                 self._account_end(message)
                 if self.steering is not None:
-                    self.steering.finished(message)
+                    self.steering.finished(message.queue_us / 1e3, message.prefill_us / 1e3)
             if self._moving and not self._all_done():
                 return
             if sender.done():
@@ -437,7 +446,7 @@ class Request:
             of_rows=message.rows,
         )
         if self.steering is not None:
-            self.steering.heard(message, len(fresh))
+            self.steering.heard(Heard.of(message, len(fresh)), message.choice)
             self._steer(self.steering)
         answer.aim(self._cap(), self._floor())
         self._nudge()
@@ -485,6 +494,7 @@ class Request:
             exact_required=job.exact_required,
             numeric_class=self.spoken_class,
             drafter="" if self.drafter is not None else "there is no draft model that fits",
+            share=job.share,
             barred=tuple(self.barred),
             prompt=len(job.prompt),
             committed=committed,
@@ -649,6 +659,17 @@ class Request:
                 self._keep(ProvisionalRecord(answer.number, answer.end))
         self._nudge()
 
+    def _say_local(self, answer: Answer, position: int, count: int, how: str) -> None:
+        if count:
+            said = events.LocalTokens(
+                request=self.job.id,
+                choice=answer.number,
+                position=position,
+                tokens=count,
+                provisional=how == "shown",
+            )
+            self.publish(said)
+
     def _time_to_fork(self) -> bool:
         """A client that can retract waits until its provisional answer has an end."""
         if not self.job.retract:
@@ -659,12 +680,12 @@ class Request:
         """Wait for a cloud or the deadline, and show what the small model says meanwhile."""
         assert self.link is not None
         self.transcript.add(Waiting(reason="reconnecting"))
-        found = asyncio.create_task(self.link.find_one(self.job.model))
+        found = asyncio.create_task(self.link.find_one(self.job.model, self._may_have))
         found.add_done_callback(lambda _: self._kick.set())
         try:
             while self.clock() < deadline and not found.done():
                 for answer in self.answers if shows else ():
-                    answer.show()
+                    self._say_local(answer, answer.end + len(answer.shown), answer.show(), "shown")
                 await self._pause(min(0.05, max(0.0, deadline - self.clock())))
             return found.done()
         finally:
@@ -695,7 +716,7 @@ class Request:
         while True:
             self._kick.clear()
             for answer in self.answers:
-                answer.take_local()
+                self._say_local(answer, answer.end, answer.take_local(), "final")
             if self._all_done():
                 return
             self._check_drafter()
@@ -833,6 +854,8 @@ class Request:
             wasted_j=None if bill.joules is None else bill.wasted_j,
             energy_j=bill.joules,
             energy_kind=bill.kind,
+            queue_ms=max((answer.queue_ms for answer in self.answers), default=0.0),
+            prefill_ms=max((answer.prefill_ms for answer in self.answers), default=0.0),
         )
 
 

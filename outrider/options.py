@@ -272,7 +272,12 @@ class EdgeOptions:
     """auto, cpu, cuda:N, mps."""
     draft_threads: int | None = 1
     """One thread drafts a small model fastest, and leaves the others to the user."""
-    placement: Literal["auto", "edge", "cloud", "draft"] = "auto"
+    placement: Literal["auto", "edge", "cloud", "draft", "split"] = "auto"
+    objective: Literal["latency", "balanced", "energy"] = "balanced"
+    """What placement weighs: time alone, time and joules, or joules ten times as much."""
+    share: Literal["tokens", "hidden", "nothing"] = "tokens"
+    """What may leave the device: token ids, hidden states alone, or nothing at all; a request may
+    keep back more, not less."""
     """auto decides by request; edge, cloud and draft pin it."""
     fallback: Literal["wait", "local", "error"] = "local"
     """What an answer does when the cloud is away: wait, go on with the draft model, or fail."""
@@ -332,6 +337,7 @@ class EdgeOptions:
                 why="one names a model, the other the devices that hold its layers",
                 effect="the edge was not started",
             )
+        self._check_placement()
         if (self.cloud_cert is None) != (self.cloud_key is None):
             raise ConfigError("--cloud-cert and --cloud-key go together")
         if self.cloud_ca is None and any(not cloud.loopback for cloud in self.clouds):
@@ -346,6 +352,44 @@ class EdgeOptions:
                 why="beyond loopback every client must be known",
                 effect="the edge was not started",
                 todo="give --api-keys, or listen on 127.0.0.1",
+            )
+
+    @property
+    def workers_here(self) -> bool:
+        """All stages of `split` lie on this very machine."""
+        return all(worker.loopback for worker in self.workers)
+
+    def _check_placement(self) -> None:
+        """Raises ConfigError where `placement`, `share`, `split` and `draft` contradict."""
+        if self.placement == "split" and not self.split:
+            raise ConfigError(
+                "--placement split needs --split and --workers",
+                effect="the edge was not started",
+                todo="name the model that lies on the workers, or another placement",
+            )
+        if self.share == "tokens":
+            return
+        elsewhere = self.placement in ("cloud", "draft")
+        if elsewhere or (self.share == "nothing" and self.split):
+            what = "--split" if self.split and not elsewhere else f"--placement {self.placement}"
+            raise ConfigError(
+                f"--share {self.share} and {what} contradict each other",
+                why="other devices get what may not leave this one",
+                effect="the edge was not started",
+                todo="leave one of them away",
+            )
+        if self.split and not self.workers_here:
+            raise ConfigError(
+                "--share hidden needs the split model's embedding and head on this device",
+                why="a worker elsewhere may be dealt them, and would get the token ids",
+                effect="the edge was not started",
+                todo="run the workers on this machine, or share tokens",
+            )
+        if not self.split and self.draft in ("none", "ngram"):
+            raise ConfigError(
+                f"with --share {self.share} and --draft {self.draft} nothing can answer",
+                effect="the edge was not started",
+                todo="give --draft a model",
             )
 
 

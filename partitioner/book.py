@@ -22,6 +22,7 @@ from outrider.partitioner.signals import (
     Placement,
     Signals,
 )
+from outrider.protocol.messages import Commit
 
 WINDOW = 8
 """Tokens over which a pace is measured."""
@@ -50,12 +51,30 @@ class Book:
     meters: dict[tuple[str, str], PeerMeter] = field(default_factory=dict)
     drafters: dict[str, DraftMeter] = field(default_factory=dict)
     habits: dict[str, Habit] = field(default_factory=dict)
+    shed: set[str] = field(default_factory=set)
+    """Models whose drafts are kept less deep than the committer would look, for their joules."""
+    decisions: int = 0
+    """Told so far."""
+
+    def number(self) -> int:
+        """Of the next decision."""
+        self.decisions += 1
+        return self.decisions
 
     def meter(self, peer: str, model: str) -> PeerMeter:
         return self.meters.setdefault((peer, model), PeerMeter())
 
     def drafter(self, model: str) -> DraftMeter:
         return self.drafters.setdefault(model, DraftMeter())
+
+    def committer(
+        self, name: str, model: str, now_s: float, rtt_ms: float | None, **known: object
+    ) -> PeerSignals:
+        """One committer as it looks now; `known` are fields of `PeerSignals`."""
+        meter = self.meter(name, model)
+        if rtt_ms is not None:
+            meter.round_trip(rtt_ms, now_s)
+        return meter.signals(name, now_s, rtt_ms=rtt_ms, **known)
 
     def answer(self, model: str) -> Acceptance:
         """The acceptance of one answer, which begins as the device's own."""
@@ -73,10 +92,16 @@ class Heard:
     """A commit as it matters here. Times in milliseconds."""
 
     tokens: int
+    """New ones."""
     rows: int
     hint_rows: int
     step_ms: float
     wish: int
+
+    @classmethod
+    def of(cls, commit: Commit, tokens: int) -> Heard:
+        step_ms = commit.step_us / 1e3
+        return cls(tokens, commit.rows, commit.hint_rows, step_ms, commit.wish)
 
 
 @dataclass(slots=True)

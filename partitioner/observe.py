@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,8 @@ from outrider.partitioner.device import LinkProfile
 
 WINDOW_S = 60.0
 """What is older says nothing about the link as it is."""
+BULK_S = 600.0
+"""A bandwidth that showed is believed for this long without another large message."""
 MOST = 512
 LEAST = 4
 """Exchanges without which nothing is said."""
@@ -68,6 +70,8 @@ class Estimate:
     loss: float
     """Of segments."""
     exchanges: int
+    stall_s: float | None = None
+    """What the late ones were late by, on average; None where none was."""
 
     def link(self, a: str, b: str, joules_per_byte: float = 0.0) -> LinkProfile:
         """As a profile; a bandwidth that did not show is taken for plenty."""
@@ -89,6 +93,8 @@ class LinkObserver:
 
     window_s: float = WINDOW_S
     _kept: deque[Exchange] = field(default_factory=lambda: deque(maxlen=MOST))
+    _up: _Rate = field(default_factory=lambda: _Rate())
+    _down: _Rate = field(default_factory=lambda: _Rate())
 
     def note(self, exchange: Exchange) -> None:
         """One more. Times that make no sense (a clock that went back) are passed over."""
@@ -104,7 +110,29 @@ class LinkObserver:
     def estimate(self, now: float) -> Estimate | None:
         """From what is not older than the window at `now`."""
         recent = [kept for kept in self._kept if now - kept.answered_s <= self.window_s]
-        return measured(recent) if len(recent) >= LEAST else None
+        if len(recent) < LEAST:
+            return None
+        found = measured(recent)
+        return replace(
+            found,
+            up_bytes_per_s=self._up.last(found.up_bytes_per_s, now),
+            down_bytes_per_s=self._down.last(found.down_bytes_per_s, now),
+        )
+
+
+@dataclass(slots=True)
+class _Rate:
+    """Large messages are rare: what they showed last is believed for a while."""
+
+    value: float | None = None
+    at_s: float = 0.0
+
+    def last(self, found: float | None, now: float) -> float | None:
+        if found is not None:
+            self.value, self.at_s = found, now
+        elif now - self.at_s > BULK_S:
+            self.value = None
+        return self.value
 
 
 def measured(exchanges: Sequence[Exchange]) -> Estimate:
@@ -128,6 +156,7 @@ def measured(exchanges: Sequence[Exchange]) -> Estimate:
         down_bytes_per_s=1 / per_down if per_down else None,
         loss=_loss(list(_segments(exchanges)), late),
         exchanges=len(exchanges),
+        stall_s=float(bare[late].mean()) - rtt if late.any() else None,
     )
 
 

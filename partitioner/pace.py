@@ -10,9 +10,12 @@ the hint tokens expected to hold, q the probability that all k do:
     free:  (n s + a P s(k)) / (n + a P (1 + E(k))),  n = tokens the target says meanwhile,
                                                      a = P(all n were foreseen)
 
-`free` is never more than s: a hint can only shorten the stream. Depth is an optimal
-stopping problem (UCB-SpecStop, arXiv 2606.20591): go deeper while the next token is
-expected to bring more than it costs.
+`free` is never more than s: a hint can only shorten the stream. Where the link's bandwidth or loss
+shows, no pass is shorter than its messages take, the lag has their bytes in it, and what waits for
+a message waits for its retransmission; the stream alone runs on behind a lost segment.
+
+Depth is an optimal stopping problem (UCB-SpecStop, arXiv 2606.20591): go deeper while the next
+token is expected to bring more than it costs.
 """
 
 from __future__ import annotations
@@ -25,11 +28,14 @@ from operator import mul
 from typing import Literal
 
 from outrider.partitioner.signals import MAX_DEPTH, Knots, PeerSignals, at
+from outrider.partitioner.traffic import commit_ms, hint_ms, stall_ms
 
 MAX_ROWS = 7
 """Hint rows of one choice in a pass."""
 MOST_PASSES = 12.0
 """A chain is not expected to go on for longer than this without a divergence."""
+PATIENCE = 1.5
+"""Lags that a committer waits for a hint (`cloud/scheduler.py`)."""
 SHARED = 1.5
 """Rows beside our hints from which on others share the passes."""
 UNKNOWN_DRAFT = 0.15
@@ -48,6 +54,8 @@ class Drafted:
     busy_ms: float
     """Drafting time of the device per committed token."""
     trigger: Literal["free", "wait"]
+    messages: float = 1.0
+    """Commits per committed token; as many hints go up."""
 
 
 def step_ms(peer: PeerSignals, hint_rows: int = 0) -> float:
@@ -58,8 +66,8 @@ def step_ms(peer: PeerSignals, hint_rows: int = 0) -> float:
 
 
 def plain_ms(peer: PeerSignals) -> float:
-    """Without hints."""
-    return step_ms(peer)
+    """Without hints: a pass a token, or a message where that takes longer."""
+    return max(step_ms(peer), commit_ms(peer))
 
 
 def token_ms(draft: Knots, step: float) -> float:
@@ -71,10 +79,11 @@ def token_ms(draft: Knots, step: float) -> float:
 
 
 def lag_ms(peer: PeerSignals, draft: Knots, tokens: int = 1) -> float:
-    """From a commit to the first draft made after it."""
+    """From a commit to the first draft made after it: a message each way, and the drafting."""
     step = plain_ms(peer)
     first = at(draft, tokens, 1.0) if draft else UNKNOWN_DRAFT * step * tokens
-    return (peer.rtt_ms or 0.0) + first
+    way = (peer.rtt_ms or 0.0) + commit_ms(peer) + hint_ms(peer)
+    return way + stall_ms(peer, 2) + first
 
 
 def drafted(
@@ -82,7 +91,7 @@ def drafted(
 ) -> Drafted:
     """The best there is with at most `cap` tokens ahead; `ms_per_busy` prices drafting time."""
     costs = _Costs.of(peer, rates, draft, min(MAX_ROWS, max(0, cap)))
-    best = Drafted(costs.single, min(1, max(0, cap)), costs.each, "free")
+    best = Drafted(costs.single, min(1, max(0, cap)), costs.each, "free", 1.0)
     worth = math.inf
     for rows in range(1, len(costs.steps)):
         for found in (costs.free(rows), costs.wait(rows)):
@@ -98,29 +107,33 @@ def drafted(
 class _Costs:
     """What the two formulas need, reckoned once for all row counts."""
 
+    single: float
+    """ms of a token without hints."""
     steps: tuple[float, ...]
-    """ms of a pass by our hint rows."""
+    """ms of a pass by our hint rows, with their messages."""
     reach: tuple[float, ...]
     """P(the first d tokens of a chain hold)."""
     each: float
     """ms of drafting a token."""
     lags: tuple[float, ...]
     """ms from a divergence to a hint of so many rows."""
+    lost: float
+    """ms a pass that the loss of hints costs a committer that waits for them."""
     shared: bool
     """Others are in the same passes."""
 
     @classmethod
     def of(cls, peer: PeerSignals, rates: Sequence[float], draft: Knots, most: int) -> _Costs:
-        steps = tuple(step_ms(peer, rows) for rows in range(most + 1))
+        least = max(commit_ms(peer), hint_ms(peer))
+        steps = tuple(max(step_ms(peer, rows), least) for rows in range(most + 1))
         depths = range(2 * MAX_ROWS + MAX_DEPTH)
         longer = (rates[min(depth, len(rates) - 1)] for depth in depths)
         reach = tuple(accumulate(longer, mul, initial=1.0))
         lags = tuple(lag_ms(peer, draft, max(1, rows)) for rows in range(most + 1))
-        return cls(steps, reach, token_ms(draft, steps[0]), lags, peer.rows >= SHARED)
-
-    @property
-    def single(self) -> float:
-        return self.steps[0]
+        single, each = plain_ms(peer), token_ms(draft, step_ms(peer))
+        # A hint that is lost in the middle of a chain is waited for, though not longer than a lag.
+        lost = min(stall_ms(peer, 1), (peer.loss or 0.0) * PATIENCE * lags[0])
+        return cls(single, steps, reach, each, lags, lost, peer.rows >= SHARED)
 
     def _passes(self, rows: int, start: int) -> tuple[float, float]:
         """Passes until a divergence, and tokens of each, from a depth on."""
@@ -143,7 +156,8 @@ class _Costs:
         total = lead + alive * passes * tokens
         ms = (lead * single + alive * passes * took) / total
         busy = each * (lead + rows + alive * passes * tokens) / total
-        return Drafted(min(ms, single), lead + rows, busy, "free")
+        messages = (lead + alive * passes) / total
+        return Drafted(min(ms, single), lead + rows, busy, "free", messages)
 
     def wait(self, rows: int) -> Drafted | None:
         """The committer waits for each hint; None where it would not."""
@@ -152,9 +166,10 @@ class _Costs:
             # With others to serve it does not wait longer than a pass.
             return None
         passes, tokens = self._passes(rows, 0)
-        took = max(self.steps[rows], each * tokens)
+        took = max(self.steps[rows], each * tokens) + self.lost
         total = passes * tokens
         ms = (lag + passes * took) / total
         if ms >= self.single:
             return None
-        return Drafted(ms, rows, each * (rows + passes * tokens) / total, "wait")
+        busy = each * (rows + passes * tokens) / total
+        return Drafted(ms, rows, busy, "wait", passes / total)

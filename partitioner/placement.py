@@ -25,13 +25,23 @@ from outrider.partitioner.signals import (
     Placement,
     Share,
     Signals,
+    last_tail_j,
+    streamed_j,
 )
+from outrider.partitioner.traffic import COMMIT_BYTES, HINT_BYTES, stall_ms, upload_ms
 
 NO_HANDOFF = "KV hand-over is not part of this version"
 DEAR = 0.03
 """Share of the cost that drafting less deep must save before it is done."""
+ACKS = 0.1
+"""Acknowledgements a token that is not drafted."""
 RANK: dict[Placement, int] = {"cloud": 0, "draft": 1, "split": 2, "handoff": 3, "edge": 4}
 """What asks more of the device comes later: it has to earn its place."""
+
+
+ObjectiveName = Literal["latency", "balanced", "energy"]
+WORTH: dict[ObjectiveName, float] = {"latency": 0.0, "balanced": 20.0, "energy": 200.0}
+"""Milliseconds a joule."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +54,12 @@ class Objective:
 
     ms_per_joule: float = 20.0
     ms_per_dollar: float = 0.0
+
+    @classmethod
+    def named(cls, name: ObjectiveName) -> Objective:
+        """`latency`: time alone; `balanced`: the default above; `energy`: ten times that, so that
+        a laptop gives up what it would gain by drafting unless most drafts hold."""
+        return cls(WORTH[name])
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +89,8 @@ class Wants:
     """What a request allows, and how far it is."""
 
     pinned: Placement | None = None
+    wished: Placement | None = None
+    """By an operator, who may take it back while the answer runs."""
     exact_required: bool = False
     numeric_class: str = ""
     """Of what is committed."""
@@ -124,7 +142,8 @@ class Verdict:
     changed: bool
     probing: bool
     gain: float | None
-    """Share of the cost that the change is expected to save; None without a change."""
+    """Share of the cost that the change is expected to save, below 0 of a try that is only
+    hoped to; None without either."""
     runner_up: str
     margin: float | None
     """Runner-up's cost over this one's, minus 1."""
@@ -161,7 +180,21 @@ def scores(
         for peer in signals.peers
         if peer.kind == "split"
     ]
-    return tuple(found)
+    if wants.committed:
+        return tuple(found)
+    return tuple(_with_tail(one, signals.energy, wants, objective) for one in found)
+
+
+def _with_tail(score: Score, energy: Energy, wants: Wants, objective: Objective) -> Score:
+    """Before an answer begins, the radio need not be woken for it at all."""
+    if not score.peer or energy.counted(score.placement) is not None:
+        return score
+    joules = last_tail_j(energy) / max(1, wants.remaining)
+    return replace(
+        score,
+        joules=score.joules + joules,
+        total=score.total + objective.ms_per_joule * joules,
+    )
 
 
 def _cloud(signals: Signals, here: str) -> PeerSignals | None:
@@ -182,6 +215,8 @@ def _edge(signals: Signals, wants: Wants, objective: Objective) -> Score:
         why = "the small model's own answer is another text, and was not asked for"
     elif wants.committed:
         why = "the small model can start an answer, not go on with the target's"
+    elif signals.bounds.compute == "avoid" and _elsewhere(signals, wants):
+        why = signals.bounds.reason or "power and heat say: compute elsewhere"
     return _scored(signals, objective, "edge", None, ms, ms, Bias(), 0.0, why)
 
 
@@ -209,6 +244,7 @@ def _draft(
         _move_ms(peer, wants, here),
         _closed(peer, wants) or _no_draft(signals, wants),
         _rate_error(signals, peer, objective),
+        found.messages,
     )
     return replace(score, depth=_depth(signals, peer, found, objective), trigger=found.trigger)
 
@@ -237,19 +273,31 @@ def _split(
 ) -> Score:
     """Decoded with speculation where drafting is possible."""
     why = _closed(peer, wants)
-    if not why and signals.bounds.compute == "avoid" and _cloud_is_there(signals):
+    if not why and signals.bounds.compute == "avoid" and _elsewhere(signals, wants):
         why = signals.bounds.reason or "power and heat say: compute elsewhere"
     plain = Drafted(plain_ms(peer), 0, 0.0, "free")
     alone = bool(_no_draft(signals, wants))
     found = plain if alone else _best(signals, peer, objective)
     bias = peer.plain if alone else peer.drafted
     moved = _move_ms(peer, wants, here)
-    score = _scored(signals, objective, "split", peer, found.ms, found.busy_ms, bias, moved, why)
+    score = _scored(
+        signals,
+        objective,
+        "split",
+        peer,
+        found.ms,
+        found.busy_ms,
+        bias,
+        moved,
+        why,
+        messages=0.0 if alone else found.messages,
+    )
     return replace(score, depth=_depth(signals, peer, found, objective), trigger=found.trigger)
 
 
-def _cloud_is_there(signals: Signals) -> bool:
-    return any(peer.kind == "cloud" and peer.reachable for peer in signals.peers)
+def _elsewhere(signals: Signals, wants: Wants) -> bool:
+    """Whether a cloud may have the answer."""
+    return any(peer.kind == "cloud" and not _closed(peer, wants) for peer in signals.peers)
 
 
 def _best(
@@ -262,6 +310,42 @@ def _best(
     cap = SHALLOW if signals.bounds.draft == "shallow" else MAX_DEPTH
     price = busy_price(signals.energy, peer, objective)
     return drafted(peer, rates or signals.rates, signals.draft, cap, price)
+
+
+def depth_gain(
+    signals: Signals, peer: PeerSignals, objective: Objective, old: int, new: int
+) -> float:
+    """Share of the cost that drafting `new` tokens ahead saves against `old`."""
+    price = busy_price(signals.energy, peer, objective)
+    before = drafted(peer, signals.rates, signals.draft, old)
+    after = drafted(peer, signals.rates, signals.draft, new, price)
+    cost = before.ms + price * before.busy_ms
+    return 1.0 - (after.ms + price * after.busy_ms) / cost if cost > 0 else 0.0
+
+
+def alone(signals: Signals, wants: Wants, objective: Objective, rules: Rules) -> Verdict | None:
+    """The small model's own answer from the start, where that may be and saves enough."""
+    found = scores(signals, wants, objective)
+    edge = next(s for s in found if s.placement == "edge")
+    rival = _second(found, edge)
+    if not edge.possible or (rival is not None and _gain(rival, edge) < rules.margin):
+        return None
+    margin = None if rival is None else rival.total / edge.total - 1.0
+    return Verdict(
+        placement="edge",
+        peer="",
+        depth=0,
+        trigger="",
+        changed=True,
+        probing=False,
+        gain=None if rival is None else _gain(rival, edge),
+        runner_up="none" if rival is None else rival.placement,
+        margin=margin,
+        binding=_binding(found, edge),
+        cause="start",
+        reason=_only(edge, found) if rival is None else _why(edge, rival, signals),
+        scores=found,
+    )
 
 
 def busy_price(energy: Energy, peer: PeerSignals, objective: Objective) -> float:
@@ -289,6 +373,8 @@ def _closed(peer: PeerSignals, wants: Wants) -> str:
         return "share=nothing: nothing may leave the device"
     if wants.share == "hidden" and peer.kind == "cloud":
         return "share=hidden: token ids may not leave the device"
+    if wants.share == "hidden" and not peer.home:
+        return "share=hidden: embedding and head of the split model may lie on another device"
     other = peer.numeric_class and wants.numeric_class not in ("", peer.numeric_class)
     if other and wants.exact_required:
         return f"exact=required: {peer.name} is of another numeric class"
@@ -308,11 +394,15 @@ def _no_draft(signals: Signals, wants: Wants) -> str:
 
 
 def _move_ms(peer: PeerSignals, wants: Wants, here: str) -> float:
-    """The first row's wait and the prompt's pass there, spread over what is left to say."""
-    if here in ("", peer.name):
-        return 0.0 if here else peer.queue_ms / max(1, wants.remaining)
-    prefill = peer.prefill_ms or plain_ms(peer) / 16.0
-    whole = (peer.rtt_ms or 0.0) + peer.queue_ms + prefill * (wants.prompt + wants.committed)
+    """The upload, the first row's wait and the prompt's pass there, spread over what is left to
+    say."""
+    if here == peer.name:
+        return 0.0
+    known = wants.prompt + wants.committed
+    whole = peer.queue_ms + upload_ms(peer, known) + stall_ms(peer, 2)
+    if here:
+        prefill = peer.prefill_ms or plain_ms(peer) / 16.0
+        whole += (peer.rtt_ms or 0.0) + prefill * known
     return whole / max(1, wants.remaining)
 
 
@@ -327,10 +417,15 @@ def _scored(
     moved_ms: float,
     why: str,
     error_ms: float = 0.0,
+    messages: float = 0.0,
 ) -> Score:
+    """`messages` are commits a token that a hint each goes up for; 0 for a stream alone."""
     ms = raw_ms * bias.ratio + moved_ms
     sharing = peer.rows if peer is not None else 1.0
-    joules = _joules(signals.energy, placement, 0.0 if peer is None else ms, busy_ms, sharing)
+    streamed = _streamed_j(signals.energy, ms, messages, sharing) if peer is not None else 0.0
+    joules = signals.energy.counted(placement)
+    if joules is None:
+        joules = streamed + signals.energy.draft_w * busy_ms / 1e3
     hourly = peer.dollars_per_hour if peer is not None else 0.0
     dollars = hourly * ms / 3.6e6 / sharing if math.isfinite(ms) else 0.0
     return Score(
@@ -346,14 +441,12 @@ def _scored(
     )
 
 
-def _joules(
-    energy: Energy, placement: Placement, streamed_ms: float, busy_ms: float, sharing: float
-) -> float:
-    counted = energy.counted(placement)
-    if counted is not None:
-        return counted
-    device_mj = energy.stream_w * streamed_ms + energy.draft_w * busy_ms
-    return (device_mj + energy.cloud_w * streamed_ms / sharing) / 1e3
+def _streamed_j(energy: Energy, ms: float, messages: float, sharing: float) -> float:
+    """Joules a token of radio and, where it counts, committer."""
+    up = HINT_BYTES * (messages or ACKS) * energy.up_j_per_byte
+    down = COMMIT_BYTES * (messages or 1.0) * energy.down_j_per_byte
+    gap_ms = ms / (2.0 * messages) if messages else ms
+    return streamed_j(energy, ms, gap_ms) + up + down + energy.cloud_w * ms / sharing / 1e3
 
 
 # --- decisions ---------------------------------------------------------------------------------
@@ -431,6 +524,8 @@ class Pilot:
         if wants.pinned is not None:
             return self._stay(found, signals, f"{wants.pinned} was asked for")
         now = self._now(found)
+        if (there := self._wished(found)) is not None:
+            return self._obey(now, there, found, signals)
         best = min((s for s in found if s.possible), key=_total, default=None)
         if best is None:
             return self._stay(found, signals, now.why or "nothing else is possible")
@@ -468,6 +563,25 @@ class Pilot:
         gone = f"there is no {self.placement} any more"
         nothing = (math.inf, math.inf, 0.0, math.inf, 0.0, 0.0)
         return Score(self.placement, self.peer, *nothing, why=gone)
+
+    def _wished(self, found: Sequence[Score]) -> Score | None:
+        """Where an operator wants it, if that can be; power and heat do not forbid a wish."""
+        wish = self.wants.wished
+        if wish in (None, "edge") or (wish == "draft" and self.wants.drafter):
+            return None
+        open_to = {s.peer for s in found if s.possible and s.placement != "draft"}
+        same = [s for s in found if s.placement == wish and s.peer in open_to]
+        return next((s for s in same if s.peer == self.peer), None) or next(iter(same), None)
+
+    def _obey(
+        self, now: Score, there: Score, found: tuple[Score, ...], signals: Signals
+    ) -> Verdict:
+        self._end_probe(signals, taught=False)
+        reason = f"{there.placement} was asked for"
+        if there.placement == self.placement:
+            return self._stay(found, signals, reason)
+        verdict = self._change(now, there, found, signals, reason)
+        return replace(verdict, cause="an operator's pin")
 
     def _may_change(self, signals: Signals) -> bool:
         here = _cloud(signals, self.peer)
@@ -525,9 +639,11 @@ class Pilot:
     def _try(self, other: Score, found: tuple[Score, ...], signals: Signals) -> Verdict:
         self.budget.begin()
         self.probe = _Probe(signals.at_s, self.wants.committed, self.placement)
+        left = self._now(found)
         self.placement = other.placement
         reason = f"{other.placement} is tried for {PROBE_TOKENS} tokens: it may be better"
-        return self._verdict(other, found, signals, reason, changed=False)
+        verdict = self._verdict(other, found, signals, reason, changed=False)
+        return replace(verdict, gain=_gain(left, other))
 
     def _probed(
         self, now: Score, best: Score, found: tuple[Score, ...], signals: Signals
@@ -656,6 +772,10 @@ def _only(chosen: Score, found: Sequence[Score]) -> str:
     return f"{chosen.placement} is the only way at present; {kept_out}".rstrip("; ")
 
 
+UNSTEADY = ("acceptance", "loss")
+"""Measurements that wander by themselves: told as causes, no news of another situation."""
+PLENTY = 250e3
+"""Bytes a second beyond which messages take no time that matters."""
 SHIFT = 0.4
 """A measurement that moved by this much, as a natural logarithm, is another situation."""
 
@@ -677,7 +797,7 @@ def _shift(old: Signals | None, new: Signals) -> float:
         return 0.0
     if old.bounds != new.bounds or _reach(old) != _reach(new):
         return math.inf
-    sizes = [size for size, words in _moves(old, new) if not words.startswith("acceptance")]
+    sizes = [size for size, words in _moves(old, new) if not words.startswith(UNSTEADY)]
     return max(sizes, default=0.0)
 
 
@@ -716,4 +836,12 @@ def _measures(new: Signals) -> list[Measure]:
         ("round trip", "ms", of(lambda p: max(4.0, p.rtt_ms) if p.rtt_ms is not None else 0.0)),
         ("pass", "ms", of(lambda p: plain_ms(p) if p.step else 0.0)),
         ("rows of a pass", "", of(lambda p: p.rows)),
+        ("bandwidth up", "kB/s", of(lambda p: _kilo(p.up_bytes_per_s))),
+        ("bandwidth down", "kB/s", of(lambda p: _kilo(p.down_bytes_per_s))),
+        ("loss", "%", of(lambda p: 0.0 if p.loss is None else max(1.0, 100.0 * p.loss))),
     ]
+
+
+def _kilo(bytes_per_s: float | None) -> float:
+    """A link on which no bandwidth shows has plenty."""
+    return min(PLENTY, bytes_per_s or PLENTY) / 1e3

@@ -11,10 +11,11 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
-from typing import Literal
+from typing import Any, Literal
 
 from outrider.partitioner.acceptance import Acceptance
 from outrider.partitioner.bandit import Estimate
+from outrider.partitioner.power.radio import Radio
 from outrider.partitioner.power.state import Bounds, EnergyKind
 
 Placement = Literal["edge", "cloud", "draft", "split", "handoff"]
@@ -26,6 +27,8 @@ KNOTS = 48
 """Row counts that a curve keeps."""
 NEWS = 0.25
 """As a logarithm: a mean that is off by this much is no noise."""
+STALL_MS = 200.0
+"""The least retransmission timeout of common TCP stacks, beyond the round trip."""
 MAX_DEPTH = 15
 """Tokens past the committed end that a committer ever wishes for."""
 
@@ -115,6 +118,8 @@ class PeerSignals:
     why: str = ""
     """Why it is not."""
     numeric_class: str = ""
+    home: bool = True
+    """Of a committer over this house's devices: the ends of its model lie on this one."""
     step: Knots = ()
     """ms of a pass by its rows."""
     rows: float = 1.0
@@ -128,7 +133,12 @@ class PeerSignals:
     rtt_ms: float | None = None
     jitter_ms: float = 0.0
     up_bytes_per_s: float | None = None
+    """None here, below and of `loss`: the traffic does not tell, and nothing is priced for it."""
     down_bytes_per_s: float | None = None
+    loss: float | None = None
+    """Of segments."""
+    stall_ms: float = STALL_MS
+    """What a lost segment keeps those behind it waiting."""
     expected_ms: float | None = None
     """ms a token by the planner, where nothing was measured."""
     busy_ms: float | None = None
@@ -156,9 +166,44 @@ class Energy:
     """Joules a token of placements where they were counted; they stand for the estimate."""
     kind: EnergyKind = "estimated"
     source: str = "one busy core, one active radio"
+    tail_s: float = math.inf
+    """How long the radio stays awake after a message; `stream_w` is drawn while it is."""
+    wake_j: float = 0.0
+    up_j_per_byte: float = 0.0
+    down_j_per_byte: float = 0.0
+
+    @classmethod
+    def over(cls, radio: Radio, draft_w: float, **known: Any) -> Energy:
+        """Messages go over this radio; `known` are further fields."""
+        return cls(
+            draft_w=draft_w,
+            stream_w=radio.tail_w,
+            tail_s=radio.tail_s,
+            wake_j=radio.wake_j,
+            up_j_per_byte=radio.up_j_per_byte,
+            down_j_per_byte=radio.down_j_per_byte,
+            **known,
+        )
 
     def counted(self, placement: Placement) -> float | None:
         return next((joules for name, joules in self.per_token if name == placement), None)
+
+
+def streamed_j(energy: Energy, ms: float, gap_ms: float) -> float:
+    """Joules of a radio over which a message goes every `gap_ms`, for `ms` of a stream.
+
+    It sleeps where its tail is shorter than the gaps, and is then woken for each message.
+    """
+    if not math.isfinite(ms) or gap_ms <= energy.tail_s * 1e3:
+        return energy.stream_w * ms / 1e3
+    return (energy.stream_w * energy.tail_s + energy.wake_j) * ms / gap_ms
+
+
+def last_tail_j(energy: Energy) -> float:
+    """Of an answer that used the radio at all: waking up, and the tail after its last message."""
+    return energy.wake_j + (
+        energy.stream_w * energy.tail_s if math.isfinite(energy.tail_s) else 0.0
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,12 +55,18 @@ class ModelLoaded(_Event, frozen=True, tag="model_loaded"):
 
 
 class LinkChanged(_Event, frozen=True, tag="link"):
-    """Edge: a cloud became reachable, or stopped to be."""
+    """Edge: a cloud became reachable, or stopped to be, or the way to it is another (`detail` is
+    then `measured`). Figures are those of live traffic; None where it does not tell."""
 
     cloud: str
     state: Literal["connected", "connecting", "unreachable", "lost"]
     rtt_ms: float | None = None
     detail: str = ""
+    jitter_ms: float | None = None
+    up_bytes_per_s: float | None = None
+    down_bytes_per_s: float | None = None
+    loss: float | None = None
+    """Of segments."""
 
 
 class RequestStarted(_Event, frozen=True, tag="request_started"):
@@ -134,7 +140,7 @@ class Decision(_Event, frozen=True, tag="decision"):
     runner_up: str = ""
     phase: Literal["made", "measured"] = "made"
     number: int = 0
-    """Of this daemon's decisions."""
+    """Of its producer's decisions."""
     position: int = 0
     """Committed tokens of the answer, its shortest choice."""
     cause: str = ""
@@ -180,6 +186,20 @@ class RequestDone(_Event, frozen=True, tag="request_done"):
     cloud_j: float | None = None
     wasted_j: float | None = None
     """Of the device's part: drafts that were sent and not accepted."""
+    queue_ms: float = 0.0
+    """At the cloud until the first row, the longest of the choices; so is the next."""
+    prefill_ms: float = 0.0
+
+
+class LocalTokens(_Event, frozen=True, tag="local_tokens"):
+    """Edge: the small model spoke: final tokens of an `edge` or forked answer, or provisional
+    ones that a commit confirms or replaces."""
+
+    request: str
+    choice: int
+    position: int
+    tokens: int
+    provisional: bool
 
 
 class SessionClosed(_Event, frozen=True, tag="session_closed"):
@@ -210,6 +230,100 @@ class Lag(_Event, frozen=True, tag="lag"):
     p99_ms: float
 
 
+class LinkGauge(msgspec.Struct, frozen=True):
+    """One committer as the daemon knows it. None where nothing tells it."""
+
+    cloud: str
+    state: Literal["connected", "connecting", "unreachable"]
+    kind: Literal["cloud", "split"] = "cloud"
+    model: str = ""
+    device: str = ""
+    """What computes there, in that cloud's words."""
+    rtt_ms: float | None = None
+    jitter_ms: float | None = None
+    """Standard deviation of the round trip."""
+    up_bytes_per_s: float | None = None
+    """Bandwidth as live traffic shows it; so is the next."""
+    down_bytes_per_s: float | None = None
+    loss: float | None = None
+    """Estimated share of segments that had to be sent again."""
+    bytes_up: int = 0
+    """Of sessions, since the daemon started; so is the next."""
+    bytes_down: int = 0
+    cert_expires: float | None = None
+    """Unix seconds at which the cloud's certificate ends; None in the clear or not known."""
+    tls: bool = False
+    detail: str = ""
+
+
+class Gauge(_Event, frozen=True, tag="gauge"):
+    """Edge: how things stand, every half second while answers run and every second else, so that
+    a reader who comes late knows all there is. Counts are since the daemon started."""
+
+    version: str
+    listen: str
+    pid: int
+    uptime_s: float
+    placement: str
+    """What requests without a wish get."""
+    pinned: bool = False
+    """An operator pinned it."""
+    model: str = ""
+    """The default target."""
+    draft: str = ""
+    draft_device: str = ""
+    running: int = 0
+    queued: int = 0
+    requests: int = 0
+    tokens: int = 0
+    sent: int = 0
+    """Draft tokens sent; `hint_rows` of them were verified and `accepted` held."""
+    hint_rows: int = 0
+    accepted: int = 0
+    lag_p99_ms: float = 0.0
+    rss_mb: float | None = None
+    supply: str = "unknown"
+    battery: float | None = None
+    """0 to 1."""
+    charging: bool | None = None
+    watts: float | None = None
+    watts_kind: str = "none"
+    watts_source: str = ""
+    temperature_c: float | None = None
+    limit_c: float | None = None
+    throttled: bool | None = None
+    power_policy: str = "auto"
+    battery_floor: float = 0.0
+    power_draft: str = "free"
+    """What power and heat leave for drafts: free, shallow, off."""
+    power_reason: str = ""
+    joules_per_token: float | None = None
+    joules_kind: str = "none"
+    links: tuple[LinkGauge, ...] = ()
+
+
+class PlanMade(_Event, frozen=True, tag="plan"):
+    """Edge: the last verdict on a model's answers; when it changes, and every few seconds."""
+
+    model: str
+    placement: str
+    peer: str
+    reason: str
+    binding: str = "none"
+    runner_up: str = "none"
+    margin: float | None = None
+    """The runner-up's cost over the chosen one's, minus 1."""
+    depth: int = 0
+    trigger: str = ""
+    scores: tuple[ScoreStatus, ...] = ()
+
+
+class Remark(_Event, frozen=True, tag="remark"):
+    """Something that a person did, or a script of a demo: for readers and records."""
+
+    text: str
+
+
 Event = (
     Up
     | Down
@@ -223,10 +337,14 @@ Event = (
     | Decision
     | Fallback
     | RequestDone
+    | LocalTokens
     | SessionClosed
     | Shed
     | Trouble
     | Lag
+    | Gauge
+    | PlanMade
+    | Remark
 )
 
 _ENCODER = msgspec.json.Encoder()

@@ -11,7 +11,7 @@ import msgspec
 
 from outrider.protocol.energy import PowerStatus
 
-Placement = Literal["auto", "edge", "cloud", "draft"]
+Placement = Literal["auto", "edge", "cloud", "draft", "split"]
 Fallback = Literal["wait", "local", "error"]
 
 
@@ -31,6 +31,12 @@ class CloudStatus(msgspec.Struct, frozen=True):
     rtt_ms: float | None
     model: str | None
     detail: str = ""
+    jitter_ms: float | None = None
+    """This and the next by live traffic; None where it does not tell."""
+    up_bytes_per_s: float | None = None
+    down_bytes_per_s: float | None = None
+    loss: float | None = None
+    """Of segments."""
 
 
 class ScoreStatus(msgspec.Struct, frozen=True):

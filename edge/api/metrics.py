@@ -6,7 +6,7 @@ Names: vLLM `vllm:spec_decode_*`; OpenTelemetry GenAI semantic conventions
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from typing import cast
 
@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 from outrider.edge.service import EdgeService
 from outrider.protocol.energy import PowerStatus
+from outrider.protocol.status import CloudStatus
 from outrider.protocol.stream import Done, Started, StreamEvent, Token
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -81,7 +82,30 @@ class Metrics:
         self._queued = gauge("outrider_requests_queued", "Requests waiting for a place")
         self._lag = gauge("outrider_loop_lag_p99_seconds", "Event loop lag, 99th percentile")
         self._connected = gauge("outrider_clouds_connected", "Clouds that answer")
+        self._link_gauges()
         self._power_gauges()
+
+    def _link_gauges(self) -> None:
+        """Of live traffic; what it does not tell is not on the page."""
+        names = {
+            "rtt_ms": ("rtt_seconds", "Round trip", 1e-3),
+            "jitter_ms": ("jitter_seconds", "Mean distance from the round trip's median", 1e-3),
+            "up_bytes_per_s": ("up_bytes_per_second", "Bandwidth to the cloud", 1.0),
+            "down_bytes_per_s": ("down_bytes_per_second", "And from it", 1.0),
+            "loss": ("loss_ratio", "Of segments", 1.0),
+        }
+        self._links = {
+            field: (Gauge(f"outrider_link_{name}", text, ("cloud",), registry=self.registry), unit)
+            for field, (name, text, unit) in names.items()
+        }
+
+    def _set_links(self, clouds: Sequence[CloudStatus]) -> None:
+        for field, (gauge, unit) in self._links.items():
+            gauge.clear()
+            for cloud in clouds:
+                value = getattr(cloud, field)
+                if value is not None:
+                    gauge.labels(cloud.address).set(value * unit)
 
     def _power_gauges(self) -> None:
         def gauge(name: str, text: str, labels: tuple[str, ...] = ()) -> Gauge:
@@ -149,6 +173,7 @@ class Metrics:
         self._queued.set(status.requests_queued)
         self._lag.set(status.loop_lag_p99_ms / 1000.0)
         self._connected.set(sum(cloud.state == "connected" for cloud in status.clouds))
+        self._set_links(status.clouds)
         self._count_decisions(status.decisions)
         if status.power is not None:
             self._set_power(status.power)

@@ -17,7 +17,7 @@ from outrider.cli.where import HERE, Where
 from outrider.errors import CloudUnreachable, NotFound
 
 if TYPE_CHECKING:
-    from outrider.protocol.status import Status
+    from outrider.protocol.status import CloudStatus, Status
 
 ALONE = "at most the small model can answer, and says so"
 NOBODY = "nothing can answer"
@@ -95,9 +95,25 @@ def _cloud(found: Status, number: int) -> str:
     cloud = found.clouds[number]
     parts = [cloud.address, cloud.state]
     parts += [cloud.model] if cloud.model else []
-    parts += [f"RTT {cloud.rtt_ms:.1f} ms"] if cloud.rtt_ms is not None else []
+    parts += _link(cloud)
     parts += [cloud.detail] if cloud.detail else []
     return ", ".join(parts)
+
+
+def _link(cloud: CloudStatus) -> list[str]:
+    """The way there; what live traffic does not tell is left away."""
+    parts = []
+    if cloud.rtt_ms is not None:
+        jitter = "" if cloud.jitter_ms is None else f" ± {cloud.jitter_ms:.1f}"
+        parts.append(f"RTT {cloud.rtt_ms:.1f}{jitter} ms")
+    for name, rate in (("up", cloud.up_bytes_per_s), ("down", cloud.down_bytes_per_s)):
+        parts += [f"{name} {_rate(rate)}"] if rate is not None else []
+    return [*parts, f"loss {cloud.loss:.1%}"] if cloud.loss else parts
+
+
+def _rate(bytes_per_s: float) -> str:
+    bits = 8.0 * bytes_per_s
+    return f"{bits / 1e6:.1f} Mbit/s" if bits >= 1e6 else f"{bits / 1e3:.0f} kbit/s"
 
 
 def _drafts(found: Status) -> str:

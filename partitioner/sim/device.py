@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from outrider.partitioner.book import Book, Heard
+from outrider.partitioner.book import Heard
 from outrider.partitioner.power import constants
-from outrider.partitioner.power.radio import Radio, Tail
+from outrider.partitioner.power.radio import Tail
 from outrider.partitioner.power.state import Bounds
 from outrider.partitioner.signals import Energy, Placement, at
 from outrider.partitioner.sim.agreement import Bits
@@ -22,7 +22,7 @@ from outrider.partitioner.sim.lane import Hint, Job, Lane
 from outrider.partitioner.sim.policies import Policy
 from outrider.partitioner.sim.result import Served
 from outrider.partitioner.sim.setup import Gear, World
-from outrider.partitioner.sim.steer import Now, Steer, wants
+from outrider.partitioner.sim.steer import Here, Steer, wants
 from outrider.partitioner.sim.trace import Ask, Change, Rider
 
 NOTICE_S = 2.5
@@ -66,7 +66,7 @@ class Device:
     link: Link = field(init=False)
     battery: Battery = field(init=False)
     tail: Tail = field(init=False)
-    book: Book = field(default_factory=Book)
+    here: Here = field(init=False)
     lanes: list[Lane] = field(default_factory=list)
     energy: Energy = field(init=False)
     begun: int = 0
@@ -86,7 +86,14 @@ class Device:
         self.battery = Battery(gear, rider.battery, rider.supply)
         radio = constants.radio(gear.radio)
         self.tail = Tail(radio)
-        self.energy = Energy(draft_w=gear.busy_w, stream_w=_stream_w(radio))
+        self.energy = Energy.over(radio, gear.busy_w)
+        self.here = Here(
+            clock=lambda: float(self.env.now),
+            rtt_ms=lambda: self.link.rtt_ms,
+            reachable=lambda: bool(self.env.now >= self.link.down_until),
+            power=self._bounds,
+            energy=lambda: self.energy,
+        )
 
     # --- what happens to it ----------------------------------------------------------------
 
@@ -111,7 +118,7 @@ class Device:
 
     def _start(self, number: int, ask: Ask) -> None:
         placement = ask.placement or self.policy.placement
-        steer = Steer.begin(self.book, ask, placement, self.now())
+        steer = Steer.start(self.here, ask, placement, self._no_drafter())
         rates = self.world.agreement.shifted(ask.skill)
         bits = Bits(rates, np.random.default_rng((self.seed, number)))
         lane = Lane(ask, number, bits, steer)
@@ -163,25 +170,24 @@ class Device:
     def _heard(self, lane: Lane, told: Told, epoch: int) -> None:
         if epoch != lane.epoch or lane.over or told.position != lane.end:
             return
-        now = self.now()
-        lane.commit(told.tokens, now.at_s)
+        lane.commit(told.tokens, self.env.now)
         lane.wish = told.wish
         self._radio(lane, MESSAGE_BYTES, up=False)
         if told.rows:
             heard = Heard(told.tokens, told.rows, told.hint_rows, told.step_ms, told.wish)
-            lane.steer.heard(heard, now)
+            lane.steer.heard(heard)
         if lane.over:
             self._finish(lane, told.guest)
             return
-        self._steer(lane, now)
+        self._steer(lane)
         lane.aim(drafts=lane.steer.drafts)
         self._rouse()
         self._send(lane)
 
-    def _steer(self, lane: Lane, now: Now) -> None:
-        if lane.steer.due(now.bounds):
+    def _steer(self, lane: Lane) -> None:
+        if lane.steer.due():
             placement = lane.ask.placement or self.policy.placement
-            lane.steer.look(wants(lane.ask, placement, lane.end, now.drafter), now)
+            lane.steer.look(wants(lane.ask, placement, lane.end, self._no_drafter()))
 
     def _send(self, lane: Lane) -> None:
         """Everything there is to send."""
@@ -297,26 +303,20 @@ class Device:
         radio_j = self.tail.leave(str(lane.number)) + self.tail.radio.bytes_j(0.0, 0.0)
         self.served.append(_served(lane, guest, self.gear, radio_j, self.number))
         if guest is not None:
-            queue, prefill = _waits(guest)
-            lane.steer.finished(queue, prefill, lane.ask.prompt, self.now())
-        lane.steer.end(self.env.now)
+            lane.steer.finished(*_waits(guest))
+        lane.steer.end()
         for table in (self._up, self._down, self._at):
             table.pop(lane.number, None)
         self._begin()
 
     # --- helpers ---------------------------------------------------------------------------
 
-    def now(self) -> Now:
-        now = self.env.now
-        bounds = self.battery.bounds(now) if self.policy.power else Bounds()
-        return Now(
-            now,
-            self.link.rtt_ms,
-            now >= self.link.down_until,
-            bounds,
-            self.energy,
-            "" if self.gear.draft else "this device has no draft model",
-        )
+    def _bounds(self) -> Bounds:
+        return self.battery.bounds(self.env.now) if self.policy.power else Bounds()
+
+    def _no_drafter(self) -> str:
+        """Why nothing can be drafted here; empty when it can."""
+        return "" if self.gear.draft else "this device has no draft model"
 
     def _radio(self, lane: Lane, size: float, *, up: bool = True) -> None:
         lane.messages += 1
@@ -328,11 +328,6 @@ class Device:
         self.events += 1
         event = self.env.timeout(max(0.0, seconds))
         event.callbacks.append(lambda _: work())
-
-
-def _stream_w(radio: Radio) -> float:
-    """An answer's radio is awake all the while."""
-    return radio.tail_w
 
 
 def _waits(guest: Guest) -> tuple[float, float]:

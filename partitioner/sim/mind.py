@@ -151,4 +151,4 @@ def burst_knots(gear: Gear) -> Knots:
 
 @lru_cache(maxsize=256)
 def energy_of(gear: Gear) -> Energy:
-    return Energy(draft_w=gear.busy_w, stream_w=constants.radio(gear.radio).tail_w)
+    return Energy.over(constants.radio(gear.radio), gear.busy_w)

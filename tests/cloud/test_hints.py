@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass, field
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from outrider.cloud.accept import accepted
-from outrider.cloud.hints import BUFFER, Acceptance, HintWindow
+from outrider.cloud.hints import BUFFER, DEPTHS, Acceptance, HintWindow
 from outrider.errors import RemoteProtocolError
 from outrider.protocol.messages import Hint
 
@@ -275,3 +276,20 @@ def test_rates_are_probabilities_and_more_rows_never_bring_less(
     brought = [acceptance.expected(rows) for rows in range(12)]
     assert brought == sorted(brought)
     assert all(value <= rows for rows, value in enumerate(brought))
+
+
+def _by_definition(known: Acceptance, depth: int) -> float:
+    """The rate as it is defined, one depth after the other."""
+    prior = 0.6 if depth == 0 else _by_definition(known, min(depth, 4) - 1)
+    depth = min(depth, DEPTHS - 1)
+    return (known.held[depth] + prior) / (known.tried[depth] + 1.0)
+
+
+def test_the_rate_of_every_depth_is_what_its_definition_says() -> None:
+    dice = random.Random(3)
+    for _ in range(50):
+        known = Acceptance()
+        for _ in range(dice.randrange(200)):
+            known.note(dice.randrange(40), equal=dice.random() < 0.7)
+        for depth in range(40):
+            assert known.rate(depth) == _by_definition(known, depth)

@@ -251,8 +251,11 @@ def test_heat_in_the_middle_keeps_drafts_shallow_from_there(tmp_path: Path) -> N
             request = ask(max_tokens=100)
             found = await at_token(e, request, 30, heat)
             assert found.ids() == expected(request) and found.done().exact
-            (made,) = decisions(e, "hint_depth")
+            heated = [d for d in decisions(e, "hint_depth") if "82 °C" in d.reason]
+            (made,) = heated
             assert (made.new, made.reason) == (str(SHALLOW), "82 °C, near the limit of 85 °C")
+            assert made.cause == made.reason and made.binding == f"hint_depth: {made.reason}"
+            assert made.predicted_gain is not None and made.runner_up and made.margin is not None
             rest = e.published[e.published.index(made) :]
             later = [h for h in rest if isinstance(h, events.HintSent) and h.tokens]
             # What was drafted before may go up yet.
@@ -284,7 +287,8 @@ def test_a_change_is_followed_by_what_it_brought(tmp_path: Path) -> None:
             told(e, lambda committed: ("cloud" if committed > 40 else "draft", peer))
             await e.answer(ask(max_tokens=120))
             (made,) = decisions(e)
-            (after,) = [d for d in e.kinds(events.Decision) if d.phase == "measured"]
+            told_after = [d for d in e.kinds(events.Decision) if d.phase == "measured"]
+            (after,) = [d for d in told_after if d.what == "placement"]
             assert after.number == made.number > 0 and after.reason == made.reason
             assert made.observed_gain is None and after.observed_gain is not None
             assert after.ms_before is not None and after.ms_after is not None
