@@ -15,6 +15,7 @@ import msgspec
 
 from outrider.protocol import events
 from outrider.protocol.status import ScoreStatus
+from outrider.protocol.stream import StreamEvent
 
 
 class _Base(msgspec.Struct, frozen=True, tag=True, tag_field="type", kw_only=True):
@@ -116,6 +117,8 @@ class Fallback(_Base, frozen=True, tag="fallback"):
 
 
 TraceEvent = Draft | Commit | Decision | Energy | Fallback
+Event = StreamEvent | TraceEvent
+"""All that a stream may hold."""
 
 
 def of_events(event: events.Event, began_ms: float) -> Iterator[TraceEvent]:

@@ -35,8 +35,8 @@ async def traced(
                 event = mouth.result()
                 if event is None:
                     break
-                for told in thread.answered(event):
-                    yield told
+                for shown in thread.answered(event):
+                    yield shown
                 mouth = asyncio.create_task(_next(answers))
         while not thread.billed and (await asyncio.wait((ears,), timeout=GRACE_S))[0]:
             for told in thread.heard(ears.result()):

@@ -18,7 +18,49 @@ from outrider.sdk._async.client import AsyncClient
 from outrider.sdk._async.stream import AsyncStream
 from outrider.sdk._sync.client import Client
 from outrider.sdk._sync.stream import Stream
-from outrider.sdk.answer import Answer, Choice
+from outrider.sdk.answer import Answer, Choice, Metrics, Placed, Usage
 from outrider.sdk.compat import openai
+from outrider.sdk.errors import (
+    APIConnectionError,
+    APIError,
+    APIStatusError,
+    APITimeoutError,
+    AuthenticationError,
+    BadRequestError,
+    ConflictError,
+    InternalServerError,
+    NotFoundError,
+    PermissionDeniedError,
+    RateLimitError,
+    UnprocessableEntityError,
+)
+from outrider.sdk.limits import Retry, Timeouts
+from outrider.sdk.models import Planned
 
-__all__ = ["Answer", "AsyncClient", "AsyncStream", "Choice", "Client", "Stream", "openai"]
+__all__ = [
+    "APIConnectionError",
+    "APIError",
+    "APIStatusError",
+    "APITimeoutError",
+    "Answer",
+    "AsyncClient",
+    "AsyncStream",
+    "AuthenticationError",
+    "BadRequestError",
+    "Choice",
+    "Client",
+    "ConflictError",
+    "InternalServerError",
+    "Metrics",
+    "NotFoundError",
+    "PermissionDeniedError",
+    "Placed",
+    "Planned",
+    "RateLimitError",
+    "Retry",
+    "Stream",
+    "Timeouts",
+    "UnprocessableEntityError",
+    "Usage",
+    "openai",
+]

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
+from outrider.partitioner.plan import Plan
 from outrider.protocol.status import ModelCard, RequestState
+
+Objective = Literal["latency", "throughput", "energy", "cost"]
 
 
 class About(msgspec.Struct, frozen=True):
@@ -47,3 +52,33 @@ class Requests(msgspec.Struct, frozen=True):
     """`/outrider/v1/requests`."""
 
     requests: tuple[RequestState, ...]
+
+
+class WhatIf(msgspec.Struct, frozen=True):
+    """The plan after changes."""
+
+    asked: str
+    """`rtt=80ms,bw=20M`."""
+    plan: Plan
+    changes: tuple[str, ...]
+    """What is different, a sentence each."""
+
+
+class Planned(msgspec.Struct, frozen=True):
+    """`/outrider/v1/plan`: where the layers of a model would run."""
+
+    plan: Plan
+    what_if: WhatIf | None = None
+    """None when nothing was asked."""
+
+
+class Tokens(msgspec.Struct, frozen=True):
+    """`/tokenize`."""
+
+    tokens: tuple[int, ...]
+
+
+class Prompted(msgspec.Struct, frozen=True):
+    """`/detokenize`."""
+
+    prompt: str

@@ -8,11 +8,14 @@ from typing import Any, Literal, TypedDict
 
 from outrider.errors import InvalidRequest
 from outrider.protocol.status import Fallback, Placement
+from outrider.sdk.limits import Timeouts
 
 Prompt = str | Sequence[int]
 """Text, or token ids of the target."""
 Messages = str | Sequence[Mapping[str, Any]]
 """A user's message, or messages with `role` and `content`."""
+
+Trace = Literal["tokens", "events"]
 
 
 class Options(TypedDict, total=False):
@@ -47,9 +50,11 @@ class Options(TypedDict, total=False):
     """`required`: an error rather than a token that is not the target's."""
     retract: bool
     """Take `Provisional` tokens, which `Retract` may take back."""
+    trace: Trace
+    """`tokens`, or `events`: `Draft`, `Commit`, `Decision`, `Energy` and `Fallback` too."""
 
 
-_OURS = ("placement", "fallback", "exact", "retract")
+_OURS = ("placement", "fallback", "exact", "retract", "trace")
 
 
 def of_prompt(prompt: Prompt, options: Options) -> dict[str, Any]:
@@ -106,3 +111,13 @@ def _body(options: Options) -> dict[str, Any]:
     if isinstance(given.get("stop"), tuple):
         given["stop"] = list(given["stop"])
     return {**given, "outrider": ours} if ours else given
+
+
+def watched(body: Mapping[str, Any], timeouts: Timeouts) -> dict[str, Any]:
+    """The body with how its reader waits: pings for the limits, and time to come back."""
+    ours = dict(body.get("outrider", {}))
+    if timeouts.resume_s:
+        ours["linger_s"] = timeouts.resume_s
+    if (ping_s := timeouts.ping_s()) is not None:
+        ours["ping_s"] = ping_s
+    return {**body, "outrider": ours}

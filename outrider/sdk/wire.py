@@ -10,28 +10,46 @@ import httpx2
 import msgspec
 
 from outrider.errors import AccessDenied, DaemonUnreachable, InvalidRequest, OutriderError
+from outrider.protocol import events
 from outrider.protocol.faults import from_parts
-from outrider.protocol.stream import StreamEvent
+from outrider.protocol.trace import Event
+from outrider.sdk.errors import APIError, mirrored
 from outrider.sdk.find import Place
+from outrider.sdk.limits import Timeouts
 
 T = TypeVar("T")
 
-CONNECT_S = 5.0
-READ_S = 60.0
-"""Longer than the daemon's pings are apart, so that only a dead one runs into it."""
-
+_KEPT = ("retry-after", "retry-after-ms", "x-should-retry")
 _ORIGINS = {"argument": "the address was given", "default": "it is the usual address"}
 
-_EVENTS: msgspec.json.Decoder[StreamEvent] = msgspec.json.Decoder(StreamEvent)
+_EVENTS: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
 
 
 class _Failure(msgspec.Struct, tag_field="type", tag="error"):
     error: dict[str, Any]
 
 
-def timeouts() -> httpx2.Timeout:
+def timeouts(given: Timeouts, *, stream: bool = False) -> httpx2.Timeout:
     """Seconds: to connect, and of silence; none for a place in the pool."""
-    return httpx2.Timeout(READ_S, connect=CONNECT_S, pool=None)
+    silence_s = given.read_s() if stream else given.silence_s
+    return httpx2.Timeout(silence_s, connect=given.connect_s, pool=None)
+
+
+class Lines:
+    """Lines from pieces of a body. Only a line feed ends one: JSON may hold, unescaped, other
+    characters that Python takes for the end of a line."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, piece: bytes) -> list[bytes]:
+        """The lines that are whole now, without their ends."""
+        *lines, self._rest = (self._rest + piece).split(b"\n")
+        return lines
+
+    def end(self) -> list[bytes]:
+        """What is left at the end of the body."""
+        return [self._rest] if self._rest else []
 
 
 def headers(place: Place) -> dict[str, str]:
@@ -49,7 +67,7 @@ def encode(body: Mapping[str, object]) -> bytes:
         ) from None
 
 
-def event(line: str) -> StreamEvent:
+def event(line: bytes) -> Event:
     """One line of a stream. Raises the error that an error line holds."""
     try:
         return _EVENTS.decode(line)
@@ -59,11 +77,19 @@ def event(line: str) -> StreamEvent:
         raise _foreign("a line that is no event") from None
 
 
-def _failure(line: str) -> OutriderError:
+def _failure(line: bytes) -> OutriderError:
     try:
-        return of_envelope(msgspec.json.decode(line, type=_Failure).error)
+        return mirrored(of_envelope(msgspec.json.decode(line, type=_Failure).error))
     except msgspec.ValidationError:
         return _foreign("an event of an unknown kind")
+
+
+def daemon_event(text: str) -> events.Event:
+    """One of the daemon's events."""
+    try:
+        return events.decode(text.encode())
+    except msgspec.ValidationError as error:
+        raise _foreign(str(error)) from None
 
 
 def of_envelope(error: dict[str, Any]) -> OutriderError:
@@ -86,7 +112,15 @@ def check(response: httpx2.Response) -> None:
         found = _foreign(f"status {response.status_code} without an error in it")
     if isinstance(found, AccessDenied) and not found.todo:
         found.todo = "set OUTRIDER_API_KEY"
-    raise found
+    said = {name.lower(): value for name, value in response.headers.items()}
+    error = mirrored(found, response.status_code, said.get("x-request-id"))
+    error.headers = {name: said[name] for name in _KEPT if name in said}
+    raise error
+
+
+def headers_of(error: OutriderError) -> Mapping[str, str]:
+    """What the response that was this error said about trying again."""
+    return error.headers if isinstance(error, APIError) else {}
 
 
 def decode(response: httpx2.Response, kind: type[T]) -> T:
@@ -99,12 +133,13 @@ def decode(response: httpx2.Response, kind: type[T]) -> T:
 
 
 def _foreign(why: str) -> OutriderError:
-    return OutriderError(
+    unread = OutriderError(
         "the daemon's answer was not understood",
         why=why,
         effect="it was dropped",
         todo="check that the address is an Outrider daemon of this version: outrider version",
     )
+    return mirrored(unread)
 
 
 def lost(error: httpx2.TransportError, place: Place) -> DaemonUnreachable:

@@ -2,26 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Unpack
 
 import httpx2
 
-from outrider.protocol.status import ModelCard, RequestState, Status
+from outrider.protocol import events as daemon
+from outrider.protocol import recording
+from outrider.protocol.status import CloudStatus, ModelCard, RequestState, Status
 from outrider.sdk import models, question, wire
-from outrider.sdk._async.stream import AsyncStream
+from outrider.sdk._async import pause
+from outrider.sdk._async.caller import AsyncCaller
+from outrider.sdk._async.stream import AsyncStream, Terms, rest
 from outrider.sdk.answer import Answer
+from outrider.sdk.errors import mirrored
 from outrider.sdk.find import find
-from outrider.sdk.question import Messages, Options, Prompt
+from outrider.sdk.limits import Retry, Timeouts
+from outrider.sdk.models import Objective, Planned
+from outrider.sdk.question import Messages, Options, Prompt, Trace
+
+_TIMEOUTS, _RETRY = Timeouts(), Retry()
 
 
 class AsyncClient:
     """Asks one daemon. Close it, or use it as a context.
 
     `url` and `api_key` default to OUTRIDER_HOST and OUTRIDER_API_KEY, then to the
-    running daemon's `daemon.json`, then to http://127.0.0.1:11711. All methods raise
-    errors of `outrider.errors`; `DaemonUnreachable` when nothing answers.
+    running daemon's `daemon.json`, then to http://127.0.0.1:11711. `timeouts` are in
+    seconds, `retry` says how often the start of a request is tried again. All methods
+    raise errors of `outrider.errors` that are OpenAI's too (`outrider.sdk.errors`);
+    `DaemonUnreachable` when nothing answers.
     """
 
     def __init__(
@@ -29,19 +42,25 @@ class AsyncClient:
         url: str | None = None,
         *,
         api_key: str | None = None,
+        timeouts: Timeouts = _TIMEOUTS,
+        retry: Retry = _RETRY,
         transport: httpx2.AsyncBaseTransport | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._place = find(url, api_key)
+        self._timeouts = timeouts
+        self._clock = clock
         self._http = httpx2.AsyncClient(
             base_url=self._place.url,
             headers=wire.headers(self._place),
-            timeout=wire.timeouts(),
+            timeout=wire.timeouts(timeouts),
             transport=transport,
             # A proxy of the environment is no way to this very machine.
             trust_env=not self._place.loopback,
             # Reading the authorities takes a tenth of a second, and plain HTTP needs none.
             verify=self._place.url.startswith("https://"),
         )
+        self._caller = AsyncCaller(self._http, self._place, retry)
 
     @property
     def url(self) -> str:
@@ -63,56 +82,140 @@ class AsyncClient:
         """Hang up everything."""
         await self._http.aclose()
 
+    # --- answers ---------------------------------------------------------------------------
+
     async def complete(self, prompt: Prompt, **options: Unpack[Options]) -> Answer:
-        """Go on from a text, or from token ids of the target. Options: see `Options`."""
-        async with self._ask(question.of_prompt(prompt, options)) as stream:
+        """Go on from a text, or from token ids of the target. Options: see `Options`.
+
+        Raises InvalidRequest, ContextExceeded, NotFound (a model that is not there), Overloaded
+        (`retry_after_s`), CloudUnreachable, LinkLost, TimedOut, AccessDenied.
+        """
+        async with self._ask(question.of_prompt(prompt, options), options) as stream:
             return await stream.answer()
 
     async def chat(self, messages: Messages, **options: Unpack[Options]) -> Answer:
-        """Answer a message, or a conversation; rendered with the target's chat template."""
-        async with self._ask(question.of_messages(messages, options)) as stream:
+        """Answer a message, or a conversation; rendered with the target's chat template.
+        Raises what `complete` raises."""
+        async with self._ask(question.of_messages(messages, options), options) as stream:
             return await stream.answer()
 
     def stream(self, prompt: Prompt, **options: Unpack[Options]) -> AsyncStream:
         """Typed events of a completion. `retract` is on unless given: provisional tokens come
-        while the cloud is away, and the committed ones replace them."""
+        while the cloud is away, and the committed ones replace them. With `trace="events"` the
+        daemon's decisions, hints, commits and joules of this answer come between the tokens."""
         options.setdefault("retract", True)
-        return self._ask(question.of_prompt(prompt, options))
+        return self._ask(question.of_prompt(prompt, options), options)
 
     def stream_chat(self, messages: Messages, **options: Unpack[Options]) -> AsyncStream:
         """Typed events of a chat turn, as `stream`."""
         options.setdefault("retract", True)
-        return self._ask(question.of_messages(messages, options))
+        return self._ask(question.of_messages(messages, options), options)
 
-    def resume(self, request: str, positions: Sequence[int] = (0,)) -> AsyncStream:
-        """The rest of a running or just ended request, from a position per choice on."""
+    def resume(
+        self, request: str, positions: Sequence[int] = (0,), *, trace: Trace = "tokens"
+    ) -> AsyncStream:
+        """The rest of a running or just ended request, from a position (in tokens) per choice
+        on. Raises NotFound for one that ended long ago."""
+        terms = self._terms(len(positions), trace)
+        return AsyncStream(self._caller, rest(self._http, request, tuple(positions), terms), terms)
+
+    async def cancel(self, request: str) -> RequestState:
+        """End a running request; one that has ended stays as it is. Raises NotFound."""
         path = f"/outrider/v1/requests/{request}"
-        position = ",".join(str(at) for at in positions)
-        return self._stream(self._http.build_request("GET", path, params={"position": position}))
+        found = await self._caller.send(self._http.build_request("DELETE", path), whole=True)
+        return wire.decode(found, RequestState)
+
+    # --- the daemon's word -----------------------------------------------------------------
 
     async def status(self) -> Status:
         """What the daemon does now."""
-        return wire.decode(await self._get("/outrider/v1/status"), Status)
+        return wire.decode(await self._caller.get("/outrider/v1/status"), Status)
+
+    async def links(self) -> tuple[CloudStatus, ...]:
+        """The clouds, in the order they are tried: state, round trip in ms, model."""
+        return (await self.status()).clouds
 
     async def requests(self) -> tuple[RequestState, ...]:
         """Running and just ended requests."""
-        found = wire.decode(await self._get("/outrider/v1/requests"), models.Requests)
+        found = wire.decode(await self._caller.get("/outrider/v1/requests"), models.Requests)
         return found.requests
 
     async def models(self) -> tuple[ModelCard, ...]:
         """Models that can be asked for by name."""
-        return wire.decode(await self._get("/v1/models"), models.Listing).cards()
+        return wire.decode(await self._caller.get("/v1/models"), models.Listing).cards()
 
-    def _ask(self, body: dict[str, object]) -> AsyncStream:
-        content, kind = wire.encode(body), {"content-type": "application/json"}
-        path = "/outrider/v1/generate"
-        return self._stream(self._http.build_request("POST", path, content=content, headers=kind))
+    async def plan(
+        self,
+        model: str,
+        *,
+        devices: Sequence[str] = (),
+        what_if: str = "",
+        objective: Objective = "latency",
+    ) -> Planned:
+        """Where the layers of a model would run, and why; nothing is loaded or moved.
 
-    def _stream(self, request: httpx2.Request) -> AsyncStream:
-        return AsyncStream(self._http, request, self._place)
+        `model` is `shape:NAME`, `bundled:target` or a name from `models()` that the daemon's
+        machine holds; `devices` are names of the catalogue or `local`, the daemon's own; `what_if`
+        asks again with changes, as `rtt=80ms,bw=20M,power=10W`. Seconds, joules and bytes as in
+        `partitioner.plan.Plan`. Raises InvalidRequest, NotFound, Unplannable.
+        """
+        body: dict[str, object] = {"model": model, "what_if": what_if, "objective": objective}
+        found = await self._caller.post("/outrider/v1/plan", {**body, "devices": list(devices)})
+        return wire.decode(found, Planned)
 
-    async def _get(self, path: str) -> httpx2.Response:
+    async def tokenize(self, text: str, *, model: str = "") -> tuple[int, ...]:
+        """The target's token ids of a text, as a prompt would be read."""
+        body: dict[str, object] = {"model": model, "prompt": text}
+        return wire.decode(await self._caller.post("/tokenize", body), models.Tokens).tokens
+
+    async def detokenize(self, tokens: Sequence[int], *, model: str = "") -> str:
+        """The text of the target's token ids."""
+        body: dict[str, object] = {"model": model, "tokens": list(tokens)}
+        return wire.decode(await self._caller.post("/detokenize", body), models.Prompted).prompt
+
+    async def events(self) -> AsyncIterator[daemon.Event]:
+        """The daemon's events of all requests as they happen (`protocol/events.py`), until the
+        loop is left. Numbers, states and reasons: no text, no token ids."""
+        headers = {"accept": "text/event-stream"}
+        request = self._http.build_request("GET", "/outrider/v1/events", headers=headers)
+        response = await self._caller.send(request)
         try:
-            return await self._http.get(path)
+            async for sent in httpx2.EventSource(response):
+                yield wire.daemon_event(sent.data)
         except httpx2.TransportError as error:
-            raise wire.lost(error, self._place) from None
+            raise mirrored(wire.lost(error, self._place)) from None
+        finally:
+            await response.aclose()
+
+    async def replay(
+        self, path: str | Path, *, speed: float | None = None
+    ) -> AsyncIterator[daemon.Event]:
+        """The events of a record that `outrider top --record` wrote; no daemon is needed.
+
+        `speed` 1 takes as long as it took then, 2 half as long, None no time at all. Raises
+        NotFound, InvalidRequest for a file that is no record.
+        """
+        before: float | None = None
+        for event in recording.read(Path(path)):
+            if speed and before is not None:
+                await pause.pause(max(0.0, event.t_ms - before) / 1e3 / speed)
+            before = event.t_ms
+            yield event
+
+    # --- how it is asked -------------------------------------------------------------------
+
+    def _terms(self, choices: int, trace: Trace) -> Terms:
+        return Terms(self._timeouts, choices, trace, self._clock)
+
+    def _ask(self, body: dict[str, object], options: Options) -> AsyncStream:
+        asked = question.watched(body, self._timeouts)
+        request = self._http.build_request(
+            "POST",
+            "/outrider/v1/generate",
+            content=wire.encode(asked),
+            headers={"content-type": "application/json"},
+            timeout=wire.timeouts(self._timeouts, stream=True),
+        )
+        choices = options.get("n") or 1
+        terms = self._terms(choices, options.get("trace", "tokens"))
+        return AsyncStream(self._caller, request, terms)

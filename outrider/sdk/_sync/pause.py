@@ -1,0 +1,10 @@
+"""Waiting, synchronously."""
+
+from __future__ import annotations
+
+import threading
+
+
+def pause(seconds: float) -> None:
+    """This thread waits; nothing else does."""
+    threading.Event().wait(seconds)
