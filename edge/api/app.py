@@ -23,6 +23,7 @@ from outrider.edge.api.metrics import Metrics
 from outrider.edge.api.native import Native
 from outrider.edge.api.net import Net
 from outrider.edge.api.openai import OpenAI
+from outrider.edge.api.plans import Plans
 from outrider.edge.api.settings import ApiSettings
 from outrider.edge.service import EdgeService
 from outrider.errors import LinkError, OutriderError
@@ -55,6 +56,7 @@ def build(
     context = Context(service, settings, Metrics(), events, ready, timeout, now)
     house = House(context)
     routes = [*house.routes(), *OpenAI(context).routes(), *Native(context).routes()]
+    routes += Plans(context).routes()
     house.served = [str(route.path) for route in routes]
     return Starlette(
         routes=routes,

@@ -91,9 +91,11 @@ def plan(
         json: Print one JSON object.
     """
     try:
-        from outrider.cli import plan_page, scenario
+        from outrider.cli import plan_page
         from outrider.models import graph as graphs
+        from outrider.partitioner import scenario
         from outrider.partitioner.check import check_device
+        from outrider.partitioner.differences import differences
         from outrider.partitioner.plan import Problem
     except ModuleNotFoundError as error:
         raise missing("plan,edge", error) from None
@@ -119,7 +121,7 @@ def plan(
         return 0
     other = scenario.changed(problem, asked)
     second = _solve(other, solver)
-    told = plan_page.differences(problem, first, other, second)
+    told = differences(first, second)
     if json:
         console.as_json(
             {"plan": first, "what_if": {"asked": what_if, "plan": second, "changes": told}}
