@@ -300,7 +300,7 @@ class Daemon:
             )
         self.operator = self.governor.pin = None if placement == "auto" else placement
         said = "taken back" if placement == "auto" else f"set to {placement}"
-        self.fanout.publish(events.Remark(text=f"the pin of placements was {said}"))
+        self.fanout.publish(events.Remark(said=f"the pin of placements was {said}"))
 
     async def _choose(self, request: GenerateRequest) -> Chosen:
         """The placement. Raises NotFound, CloudUnreachable, InvalidRequest."""

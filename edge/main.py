@@ -23,6 +23,7 @@ from outrider.edge.api.settings import ApiSettings
 from outrider.edge.daemon import Daemon, Small
 from outrider.edge.drafter import Drafter
 from outrider.edge.fanout import Fanout
+from outrider.edge.gauge import Teller
 from outrider.edge.link import Link
 from outrider.edge.local import LocalCommitter
 from outrider.edge.power import PowerWatch, accountant
@@ -67,13 +68,20 @@ async def start(options: EdgeOptions, stack: AsyncExitStack) -> Running:
     daemon = Daemon(options, link, small, fanout, lag, small_for=later, energy=energy, power=power)
     power.busy = lambda: bool(daemon.running)
     stack.push_async_callback(daemon.close)
-    server = ApiServer(build_api(daemon, settings, events=fanout, ready=daemon.ready))
+    server = ApiServer(build_api(daemon, settings, events=fanout, ready=daemon.ready, pin=daemon.pin))
     await server.start(options.listen.host, options.listen.port)
     stack.push_async_callback(server.stop)
     daemon.listen = server.url
     lag.start()
     stack.callback(lag.stop)
-    for work in (_watch(link), _tell_lag(lag, fanout.publish), daemon.restore(), power.run()):
+    teller = Teller(daemon, fanout.publish)
+    for work in (
+        _watch(link),
+        _tell_lag(lag, fanout.publish),
+        daemon.restore(),
+        power.run(),
+        teller.run(),
+    ):
         stack.callback(asyncio.create_task(work).cancel)
     if options.split:
         await _commit_here(LocalCommitter(options, link, fanout.publish, directory), stack)

@@ -54,6 +54,14 @@ class ModelLoaded(_Event, frozen=True, tag="model_loaded"):
     load_ms: float
 
 
+class ModelUnloaded(_Event, frozen=True, tag="model_unloaded"):
+    """A model was put away: nobody asked for a while, or another took its place."""
+
+    model: str
+    role: Literal["target", "draft"]
+    reason: Literal["idle", "replaced"]
+
+
 class LinkChanged(_Event, frozen=True, tag="link"):
     """Edge: a cloud became reachable, or stopped to be, or the way to it is another (`detail` is
     then `measured`). Figures are those of live traffic; None where it does not tell."""
@@ -270,8 +278,9 @@ class Gauge(_Event, frozen=True, tag="gauge"):
     """An operator pinned it."""
     model: str = ""
     """The default target."""
-    draft: str = ""
-    draft_device: str = ""
+    drafter: str = ""
+    """The draft model's name."""
+    drafter_device: str = ""
     running: int = 0
     queued: int = 0
     requests: int = 0
@@ -321,13 +330,14 @@ class PlanMade(_Event, frozen=True, tag="plan"):
 class Remark(_Event, frozen=True, tag="remark"):
     """Something that a person did, or a script of a demo: for readers and records."""
 
-    text: str
+    said: str
 
 
 Event = (
     Up
     | Down
     | ModelLoaded
+    | ModelUnloaded
     | LinkChanged
     | RequestStarted
     | SessionOpened

@@ -2,12 +2,16 @@
 
 JSON lines. The first is a header, `{"type":"recording","schema":1,...}`; every other
 is an event as the bus sends it, in the order it came, with its producer's `t_ms`. A
-record that was cut off in the middle of its last line is read up to there.
+record that was cut off in the middle of its last line is read up to there. One that was
+packed with gzip is read as it is.
 """
 
 from __future__ import annotations
 
+import gzip
+import zlib
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import IO
 
@@ -46,22 +50,39 @@ def read(path: Path) -> Iterator[events.Event]:
     """The events of a record, in order. Raises NotFound where there is no file, InvalidRequest
     for one that is no record of this schema or holds a line that is no event."""
     try:
-        file = path.open("rb")
+        file = _opened(path)
     except OSError as error:
         raise NotFound(
             f"the record {path} can not be read", why=error.strerror or "", effect="nothing is told"
         ) from None
-    with file:
-        _check(path, file.readline())
-        number = 1
-        for line in file:
-            number += 1
+    with closing(file):
+        lines = _lines(path, file)
+        _check(path, next(lines, b""))
+        for number, line in enumerate(lines, 2):
             if line.strip():
                 try:
                     yield events.decode(line)
                 except msgspec.ValidationError as error:
                     if line.endswith(b"\n"):
                         raise _broken(path, f"line {number}: {error}") from None
+
+
+def _opened(path: Path) -> IO[bytes]:
+    file = path.open("rb")
+    if file.peek(2)[:2] != b"\x1f\x8b":
+        return file
+    file.close()
+    return gzip.open(path, "rb")  # type: ignore[return-value]
+
+
+def _lines(path: Path, file: IO[bytes]) -> Iterator[bytes]:
+    """Up to the end, or to where a packed file was cut off."""
+    try:
+        yield from file
+    except EOFError:
+        return
+    except (OSError, zlib.error) as error:
+        raise _broken(path, f"it can not be unpacked: {error}") from None
 
 
 def _check(path: Path, line: bytes) -> None:

@@ -25,7 +25,7 @@ from outrider.edge.api.net import Net
 from outrider.edge.api.openai import OpenAI
 from outrider.edge.api.plans import Plans
 from outrider.edge.api.settings import ApiSettings
-from outrider.edge.service import EdgeService
+from outrider.edge.service import EdgeService, Placement
 from outrider.errors import LinkError, OutriderError
 
 CLIENT_CLOSED = 499
@@ -49,11 +49,12 @@ def build(
     ready: Callable[[], bool] = always,
     timeout: Timeout = asyncio.timeout,
     now: Callable[[], float] = unix_seconds,
+    pin: Callable[[Placement], None] | None = None,
 ) -> Starlette:
     """The application. `ready` says whether a plain request would be answered now; while it
     would not, `/health` is 503."""
     settings = settings or ApiSettings()
-    context = Context(service, settings, Metrics(), events, ready, timeout, now)
+    context = Context(service, settings, Metrics(), events, ready, timeout, now, pin)
     house = House(context)
     routes = [*house.routes(), *OpenAI(context).routes(), *Native(context).routes()]
     routes += Plans(context).routes()

@@ -12,7 +12,7 @@ from outrider.edge.api.errors import internal
 from outrider.edge.api.flow import Flow, T, Timeout
 from outrider.edge.api.metrics import Metrics
 from outrider.edge.api.settings import ApiSettings
-from outrider.edge.service import EdgeService, GenerateRequest
+from outrider.edge.service import EdgeService, GenerateRequest, Placement
 from outrider.errors import OutriderError
 from outrider.protocol.stream import StreamEvent
 
@@ -39,6 +39,8 @@ class Context:
     timeout: Timeout
     now: Callable[[], float]
     """Unix seconds, for `created`."""
+    pin: Callable[[Placement], None] | None = None
+    """Sets where requests without a wish run; None where nothing can be set."""
 
     def flow(self, requests: Sequence[GenerateRequest]) -> Flow[StreamEvent]:
         """The answers to the requests, side by side, counted."""

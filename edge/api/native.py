@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 from starlette.requests import Request
@@ -16,16 +16,17 @@ from outrider.edge.api import parse, sse, watching
 from outrider.edge.api.body import read
 from outrider.edge.api.context import Context
 from outrider.edge.api.errors import envelope
-from outrider.edge.api.fields import refuse
+from outrider.edge.api.fields import Fields, refuse
 from outrider.edge.api.flow import Flow
 from outrider.edge.api.openai import begin
 from outrider.edge.api.tracing import Thread, traced
 from outrider.edge.api.watching import Watching
-from outrider.edge.service import RequestState
+from outrider.edge.service import Placement, RequestState
 from outrider.errors import NotFound
 from outrider.protocol.stream import StreamEvent
 
 NDJSON = "application/x-ndjson"
+PLACEMENTS: tuple[Placement, ...] = ("auto", "edge", "cloud", "draft")
 
 
 class Native:
@@ -38,6 +39,7 @@ class Native:
         return [
             Route("/outrider/v1/generate", self.generate, methods=["POST"]),
             Route("/outrider/v1/status", self.status),
+            Route("/outrider/v1/placement", self.placement, methods=["POST"]),
             Route("/outrider/v1/events", self.events),
             Route("/outrider/v1/requests", self.requests),
             Route("/outrider/v1/requests/{id}", self.request, methods=["GET", "DELETE"]),
@@ -70,6 +72,17 @@ class Native:
 
     async def status(self, request: Request) -> Response:
         return _json(self._context.service.status())
+
+    async def placement(self, request: Request) -> Response:
+        """`{"placement": "auto" | "edge" | "cloud" | "draft"}`: pin it, or take the pin back."""
+        if self._context.pin is None:
+            raise NotFound("placements can not be pinned here", why="no daemon serves this")
+        body = await read(request, self._context.settings.max_body_bytes)
+        chosen = Fields(body).choice("placement", PLACEMENTS)
+        if chosen is None:
+            raise refuse("placement", f"one of {', '.join(PLACEMENTS)}")
+        self._context.pin(cast(Placement, chosen))
+        return _json({"placement": chosen})
 
     async def requests(self, request: Request) -> Response:
         return _json({"requests": self._context.service.requests()})
