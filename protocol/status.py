@@ -74,6 +74,23 @@ class PlacementStatus(msgspec.Struct, frozen=True):
     scores: tuple[ScoreStatus, ...]
 
 
+class LoadedModel(msgspec.Struct, frozen=True):
+    """One model of this daemon, in memory or put away until it is asked for."""
+
+    model: str
+    role: Literal["draft", "target"]
+    state: Literal["loaded", "away", "retiring"]
+    """`away`: put away for being idle; `retiring`: answers that began with it go on with it."""
+    engine: str
+    device: str
+    dtype: str
+    numeric_class: str
+    path: str
+    """As it was named to the loader."""
+    idle_unload_s: float = -1.0
+    """Seconds without a request until it is put away; below 0 never."""
+
+
 class Status(msgspec.Struct, frozen=True):
     """What `outrider status --json` prints; `schema` rises when a field changes meaning."""
 
@@ -98,6 +115,8 @@ class Status(msgspec.Struct, frozen=True):
     decisions: dict[str, int] = {}
     """How many, by what was switched."""
     power: PowerStatus | None = None
+    loaded: tuple[LoadedModel, ...] = ()
+    """Models of this daemon."""
 
 
 class RequestState(msgspec.Struct, frozen=True):
