@@ -20,7 +20,9 @@ import msgspec
 from outrider.engine import Engine, EngineSpec, Span
 from outrider.engines import registry
 from outrider.errors import ConfigError
-from outrider.models import served
+from outrider.models import served, verdicts
+from outrider.models.shelf import Shelf
+from outrider.models.verdicts import Verdict as Kept
 from outrider.protocol.sampling import GREEDY, Sampling, SamplingParams
 from outrider.protocol.vocabulary import Vocabulary
 
@@ -140,6 +142,32 @@ def measure(
     finally:
         small.engine.shutdown()
         large.engine.shutdown()
+
+
+def kept(
+    shelf: Shelf,
+    found: Kept,
+    *,
+    tokens: int = 48,
+    clock: Clock = time.perf_counter,
+    note: Callable[[str], None] = lambda text: None,
+) -> Kept:
+    """Measure a pair whose vocabularies were compared, and keep the verdict on the shelf."""
+    small, large = (
+        EngineSpec(model=name, numerics="plain", threads=1) for name in (found.draft, found.target)
+    )
+    fit = measure(small, large, tokens=tokens, clock=clock, note=note)
+    verdict = msgspec.structs.replace(
+        found,
+        how="measured",
+        verdict=fit.verdict,
+        acceptance_rate=fit.acceptance_rate,
+        draft_step_ms=fit.draft_step_ms,
+        target_step_ms=fit.target_step_ms,
+        advice=fit.advice,
+    )
+    verdicts.keep(shelf, verdict)
+    return verdict
 
 
 def compare(

@@ -12,8 +12,9 @@ from typing import Literal
 
 from outrider import paths
 from outrider.errors import ModelCorrupt, ModelUnsupported, NotFound
-from outrider.models import part
+from outrider.models import part, presets
 from outrider.models.check.onnx import check_onnx
+from outrider.models.shelf import Shelf, is_name, verify
 
 Kind = Literal["safetensors", "gguf", "onnx"]
 
@@ -58,18 +59,48 @@ def cache_dir() -> Path:
 def resolve(model: str) -> ModelFiles:
     """Find a model's files.
 
-    `model`: `bundled:target`, `bundled:draft`, a folder, or a .gguf, .onnx or
-    .safetensors file. Raises NotFound, ModelUnsupported, ModelCorrupt (an index
-    or an ONNX file that names files outside its folder).
+    `model`: `bundled:target`, `bundled:draft`, a name of `outrider ls`, a folder, or a
+    .gguf, .onnx or .safetensors file. Raises NotFound, ModelUnsupported, ModelCorrupt (an
+    index or an ONNX file that names files outside its folder), ModelChanged (a pulled model
+    whose files are not those that were pulled).
     """
     if model.startswith("bundled:"):
         return _bundled(model)
-    path = Path(model).expanduser()
+    path = Path(locate(model)).expanduser()
     if path.is_dir():
         return _folder(path, path.resolve().name)
     if not path.is_file():
-        raise _missing(model, "there is no such file or folder")
+        raise _missing(model, "there is no such file or folder" + _nearest(model))
     return _file(path)
+
+
+def _nearest(model: str) -> str:
+    """What was perhaps meant, for the error."""
+    if not is_name(model):
+        return ""
+    known = tuple(presets.models())
+    near = Shelf().near(model, (*known, "bundled:target", "bundled:draft"))
+    if near is None:
+        return ", and no model is named so"
+    if near in known and not Shelf().has(near):
+        return f", and no model is named so; {near} can be had: outrider pull {near}"
+    return f", and no model is named so: did you mean {near}?"
+
+
+def locate(model: str) -> str:
+    """The path behind a name of `outrider ls`; anything else as it is.
+
+    A name wins over a folder of that name in the working directory: what a daemon loads must
+    not depend on where it was started, and a folder can be written `./NAME`.
+    Raises ModelChanged.
+    """
+    shelf = Shelf()
+    if not shelf.has(model):
+        return model
+    entry = shelf.get(model)
+    if entry.origin == "hub":
+        verify(entry, file_digest)
+    return entry.path
 
 
 def _bundled(model: str) -> ModelFiles:
@@ -86,8 +117,8 @@ def _missing(model: str, why: str) -> NotFound:
         param="model",
         why=why,
         effect="no model was loaded",
-        todo="name bundled:target, bundled:draft, a folder with config.json and safetensors, "
-        "or a .gguf or .onnx file",
+        todo="name bundled:target, bundled:draft, a name of outrider ls, a folder with"
+        " config.json and safetensors, or a .gguf or .onnx file",
     )
 
 
@@ -244,14 +275,23 @@ def digest(files: ModelFiles) -> str:
 
 def file_digest(path: Path) -> str:
     """Hex SHA-256 of a file, remembered under the cache folder by size and time stamps."""
-    state = path.stat()
-    stamp = (str(path.resolve()), state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino)
-    note = cache_dir() / "digests" / hashlib.sha256(repr(stamp).encode()).hexdigest()
+    note = _note_of(path)
     known = _noted(note)
     if known is None:
         known = _hashed(path)
         _note(note, known)
     return known
+
+
+def remember(path: Path, sha256: str) -> None:
+    """Note a digest that was computed just now, so that nobody computes it again."""
+    _note(_note_of(path), sha256)
+
+
+def _note_of(path: Path) -> Path:
+    state = path.stat()
+    stamp = (str(path.resolve()), state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino)
+    return cache_dir() / "digests" / hashlib.sha256(repr(stamp).encode()).hexdigest()
 
 
 def _hashed(path: Path) -> str:
