@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections import deque
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from outrider.protocol import events
 
 INTERVAL_S = 0.02
+IDLE_S = 0.25
+"""While nothing runs: looking often would be most of what an idle daemon does."""
 KEPT = 3000
 """Samples: the last minute."""
 
@@ -19,6 +21,7 @@ class LoopLag:
     """Wakes every 20 ms and notes by how much it was late, in milliseconds."""
 
     def __init__(self) -> None:
+        self.busy: Callable[[], bool] = lambda: True
         self._late_ms: deque[float] = deque(maxlen=KEPT)
         self._task: asyncio.Task[None] | None = None
 
@@ -32,8 +35,9 @@ class LoopLag:
     async def _watch(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            due = loop.time() + INTERVAL_S
-            await asyncio.sleep(INTERVAL_S)
+            interval_s = INTERVAL_S if self.busy() else IDLE_S
+            due = loop.time() + interval_s
+            await asyncio.sleep(interval_s)
             self._late_ms.append((loop.time() - due) * 1e3)
 
     def quantile_ms(self, share: float) -> float:

@@ -13,7 +13,7 @@ from typing import Annotated
 from cyclopts import App, CycloptsError, Parameter
 
 import outrider
-from outrider.cli import console
+from outrider.cli import console, everywhere
 from outrider.errors import DaemonUnreachable, InvalidRequest, OutriderError
 
 USAGE, INTERRUPTED = 2, 130
@@ -33,9 +33,21 @@ VERBS = {
     "worker": ("worker:worker", "Hold layers of a model that is split over devices."),
     "run": ("ask:run", "Complete one prompt, streamed to standard output."),
     "chat": ("ask:chat", "Talk to a model, turn by turn."),
+    "up": ("up:up", "Start the daemon in the background, or at every login."),
+    "down": ("up:down", "Stop it; with --purge nothing of Outrider is left."),
+    "logs": ("logs:logs", "What the daemon logs."),
+    "ps": ("running:ps", "Requests that run, and models that are loaded."),
+    "stop": ("running:stop", "Cancel a request, or all of a model."),
+    "link": ("link:app", "Clouds by name: add, list, remove, test."),
+    "config": ("config:app", "Settings: write the file, show what is in force and from where."),
+    "completion": ("completion:completion", "Print what a shell needs to complete the verbs."),
     "status": ("look:status", "What the daemon does now."),
     "power": ("power:power", "What the machine draws, what is left, and what tokens cost."),
-    "models": ("look:models", "Models that can be asked for by name."),
+    "models": ("models:models", "Models that can be asked for; another one in its place; presets."),
+    "pull": ("shelf:pull", "Fetch a model from a hub, or give one that lies here a name."),
+    "ls": ("shelf:ls", "The models of this machine."),
+    "show": ("shelf:show", "What a model is, what it needs, and what would run it."),
+    "rm": ("shelf:rm", "Remove models, or forget those that lie elsewhere."),
     "export": ("export:export", "Write layers of a model as ONNX, for a CPU or an NPU."),
     "fit": (
         "measure:fit",
@@ -63,6 +75,8 @@ def make() -> App:
         help_format="plaintext",
         default_parameter=Parameter(negative=""),
         suppress_keyboard_interrupt=False,
+        help_epilogue=everywhere.EPILOGUE,
+        config=everywhere.note_given,
     )
     for number, (verb, (place, text)) in enumerate(VERBS.items()):
         app.command(f"outrider.cli.{place}", name=verb, help=text, sort_key=number)
@@ -101,8 +115,16 @@ def run(arguments: Sequence[str]) -> int:
     """The exit code: 0; 1 inside; 2 usage; 3 not found; 4 no daemon; 5 no cloud; 6 access;
     7 no room; 130 interrupted."""
     try:
+        with everywhere.taken(arguments) as left:
+            return _run(left, arguments)
+    except OutriderError as error:
+        return _failed(error, arguments)
+
+
+def _run(given: Sequence[str], arguments: Sequence[str]) -> int:
+    try:
         # The parser takes a lone hyphen for a flag; no argument can hold a zero character.
-        words = [console.STDIN if word == "-" else word for word in arguments]
+        words = [console.STDIN if word == "-" else word for word in given]
         result = make()(words, exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:
         return _usage(error)
@@ -140,7 +162,7 @@ def _bug(kind: type[BaseException], error: BaseException, trace: TracebackType |
     """A failure of ours, in the form of all others; the interpreter then leaves with 1.
 
     Its text stays out: it may hold a prompt."""
-    if os.environ.get(DEBUG):
+    if os.environ.get(DEBUG) or console.manner.debug:
         sys.__excepthook__(kind, error, trace)
         return
     places = traceback.extract_tb(trace)

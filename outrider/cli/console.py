@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, TextIO
 
 import msgspec
 
-from outrider.errors import OutriderError
+from outrider.errors import InvalidRequest, OutriderError
 from outrider.protocol.faults import to_parts
 
 SCHEMA = 1
@@ -21,6 +22,18 @@ STDIN = "\0stdin"
 _RED, _YELLOW, _BOLD, _DIM, _PLAIN = "\x1b[31m", "\x1b[33m", "\x1b[1m", "\x1b[2m", "\x1b[0m"
 
 
+@dataclass(slots=True)
+class Manner:
+    """How a command line wants to be spoken to."""
+
+    quiet: bool = False
+    ask: bool = True
+    debug: bool = False
+
+
+manner = Manner()
+
+
 def out(text: str, end: str = "\n") -> None:
     """Data, as it comes."""
     print(text, end=end, flush=True)
@@ -28,7 +41,22 @@ def out(text: str, end: str = "\n") -> None:
 
 def note(text: str) -> None:
     """Progress and hints."""
+    if not manner.quiet:
+        _tell(text)
+
+
+def _tell(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
+
+
+def agreed(question: str) -> bool:
+    """Ask a person. Raises InvalidRequest where nobody can be asked."""
+    if not manner.ask or not sys.stdin.isatty():
+        raise InvalidRequest(
+            "nobody can be asked here", effect="nothing was done", todo="say it with --yes"
+        )
+    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 def as_json(value: Any) -> None:
@@ -56,12 +84,12 @@ def dim(text: str) -> str:
 
 def warn(text: str) -> None:
     """Something is not as it should be, and the verb goes on."""
-    note(f"{paint('warning:', _YELLOW, sys.stderr)} {text}")
+    _tell(f"{paint('warning:', _YELLOW, sys.stderr)} {text}")
 
 
 def complain(error: OutriderError) -> None:
     """What, why, effect and what to do, one a line."""
-    note(f"{paint('error:', _RED, sys.stderr)} {error}")
+    _tell(f"{paint('error:', _RED, sys.stderr)} {error}")
 
 
 def error_object(error: OutriderError) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from outrider.cli import console
+from outrider.cli import console, settings
 from outrider.errors import EngineMissing
 from outrider.options import (
     CLOUD_PORT,
@@ -16,6 +16,7 @@ from outrider.options import (
     Address,
     CloudOptions,
     EdgeOptions,
+    LogLevel,
     NamedModel,
 )
 
@@ -52,6 +53,8 @@ def cloud(
     api_keys: Path | None = None,
     runtime_dir: Path | None = None,
     ready_file: Path | None = None,
+    log_file: Path | None = None,
+    log_level: LogLevel = "info",
 ) -> int:
     """Serve target models over gRPC, until SIGTERM or ctrl-c. OUTRIDER_WORKERS_API_KEY is sent
     to the workers.
@@ -83,8 +86,10 @@ def cloud(
         api_keys: File of NAME KEY lines; devices must send one of the keys.
         runtime_dir: Where the events socket lies.
         ready_file: Written as JSON with the address once the cloud serves.
+        log_file: Structured log, JSON lines.
+        log_level: debug, info, warning or error.
     """
-    options = CloudOptions(
+    flags = dict(
         listen=Address.parse(listen, CLOUD_PORT),
         models=tuple(NamedModel.parse(text) for text in model),
         engine=engine,
@@ -110,7 +115,10 @@ def cloud(
         api_keys=api_keys,
         runtime_dir=runtime_dir,
         ready_file=ready_file,
+        log_file=log_file,
+        log_level=log_level,
     )
+    options = settings.settle(CloudOptions, "cloud", flags)
     serve = _serve_cloud()
     # The port's failure is told as an error of ours; gRPC's own log line would stand before it.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
@@ -133,7 +141,9 @@ def edge(
     draft_engine: Literal["auto", "torch", "llama", "onnx", "ngram", "fake"] = "auto",
     draft_device: str = EDGE.draft_device,
     draft_threads: int | None = EDGE.draft_threads,
-    placement: Literal["auto", "edge", "cloud", "draft"] = EDGE.placement,
+    placement: Literal["auto", "edge", "cloud", "draft", "split"] = EDGE.placement,
+    objective: Literal["latency", "balanced", "energy"] = EDGE.objective,
+    share: Literal["tokens", "hidden", "nothing"] = EDGE.share,
     fallback: Literal["wait", "local", "error"] = EDGE.fallback,
     patience: float = EDGE.patience_s,
     journal: Literal["memory", "disk"] = EDGE.journal,
@@ -148,6 +158,8 @@ def edge(
     watt_cap: float | None = None,
     runtime_dir: Path | None = None,
     ready_file: Path | None = None,
+    log_file: Path | None = None,
+    log_level: LogLevel = "info",
 ) -> int:
     """Run the daemon, until SIGTERM or ctrl-c. OUTRIDER_CLOUD_API_KEY is sent to the clouds.
 
@@ -165,7 +177,11 @@ def edge(
         draft_engine: What computes the draft; auto goes by what is installed.
         draft_device: auto, cpu, cuda:N or mps.
         draft_threads: CPU threads of the drafter.
-        placement: auto decides by request; edge, cloud and draft pin it.
+        placement: auto decides by request; edge, cloud, draft and split pin it.
+        objective: What auto weighs: latency counts time alone, balanced joules too, energy joules
+            ten times as much.
+        share: What may leave the device: tokens, hidden (states between layers, no token ids)
+            or nothing; a request may keep back more.
         fallback: While the cloud is away: wait, go on with the local model, or error.
         patience: Seconds a plain OpenAI stream waits for the cloud before its answer forks.
         journal: Where a request's record lies, so that its text survives: memory or disk.
@@ -181,8 +197,10 @@ def edge(
         watt_cap: Watts that the device may draw.
         runtime_dir: Where daemon.json and the events socket lie.
         ready_file: Written as JSON with the URL once the daemon serves.
+        log_file: Structured log, JSON lines.
+        log_level: debug, info, warning or error.
     """
-    options = EdgeOptions(
+    flags = dict(
         listen=Address.parse(listen, EDGE_PORT),
         clouds=tuple(Address.parse(text, CLOUD_PORT) for text in cloud),
         cloud_ca=cloud_ca,
@@ -197,6 +215,8 @@ def edge(
         draft_device=draft_device,
         draft_threads=draft_threads,
         placement=placement,
+        objective=objective,
+        share=share,
         fallback=fallback,
         patience_s=patience,
         journal=journal,
@@ -211,7 +231,10 @@ def edge(
         watt_cap=watt_cap,
         runtime_dir=runtime_dir,
         ready_file=ready_file,
+        log_file=log_file,
+        log_level=log_level,
     )
+    options = settings.settle(EdgeOptions, "edge", flags)
     serve = _serve_edge()
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")

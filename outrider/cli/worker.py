@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
-from outrider.cli import console
+from outrider.cli import console, settings
 from outrider.cli.servers import missing
 from outrider.options import (
     WORKER_PORT,
@@ -64,7 +64,7 @@ def worker(
         ready_file: Written as JSON with the address once the worker serves.
     """
     parse_size, serve, read_keys = _parts()
-    options = WorkerOptions(
+    flags = dict(
         listen=Address.parse(listen, WORKER_PORT),
         name=name,
         kind=kind,
@@ -84,6 +84,7 @@ def worker(
         drain_s=drain,
         ready_file=ready_file,
     )
+    options = settings.settle(WorkerOptions, "worker", flags)
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     console.note(f"reading {', '.join(each.path for each in options.models)}")
     return serve(options, read_keys(options.api_keys))

@@ -1,0 +1,1 @@
+"""Settings: flag before environment before `config.toml` before default, and where each is from."""
