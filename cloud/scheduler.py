@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 
 from outrider.cloud.cost import StepCost
 from outrider.cloud.session import Choice
+from outrider.cloud.trigger import Weighed
 
 PREFILL_ROWS = 128
 """Prompt rows in a pass that also decodes; bounds how long a long prompt delays the others."""
@@ -116,6 +117,17 @@ class Scheduler:
         if waiting_ms(choice, self.cost, lag_ms) >= free_ms(choice, self.cost, lag_ms):
             return 0.0
         return 1.5 * lag_ms / 1e3 + 0.002
+
+    def weighed(self, choice: Choice, sharing: int) -> Weighed | None:
+        """Whether `auto` has its passes wait, whatever the last wait brought; None where it is
+        not asked."""
+        if self.trigger.mode != "auto" or choice.lag_s is None:
+            return None
+        lag_ms, step_ms = choice.lag_s * 1e3, self.cost.ms(sharing)
+        wait, free = waiting_ms(choice, self.cost, lag_ms), free_ms(choice, self.cost, lag_ms)
+        waits = lag_ms < step_ms if sharing > 1 else wait < free
+        rate = choice.window.acceptance.rate(0)
+        return Weighed("wait" if waits else "free", wait, free, lag_ms, step_ms, rate, sharing)
 
     # --- rows ------------------------------------------------------------------------------
 

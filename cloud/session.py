@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from outrider.cloud.hints import HintWindow
+from outrider.cloud.trigger import TriggerWatch
 from outrider.errors import OutriderError
 from outrider.protocol.messages import (
     Commit,
@@ -53,6 +54,7 @@ class Choice:
     """The last wait ended without a hint."""
     lag_s: float | None = None
     """From a commit to the first hint of a device that had seen it, a fading mean."""
+    trigger: TriggerWatch = field(default_factory=TriggerWatch)
     joules: float = 0.0
     """Its share of the passes that computed its rows, estimated."""
     ends: dict[int, float] = field(default_factory=dict)

@@ -69,6 +69,8 @@ class Verifier:
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _closing: list[int] = field(default_factory=list)
     _known: EngineInfo = field(init=False)
+    _decisions: int = 0
+    """Told so far of triggers."""
     _noted: int = 0
     """The last note of the engine that was passed on."""
 
@@ -235,8 +237,24 @@ class Verifier:
             messages.append(finished(choice, reason))
             self._release(choice)
         choice.session.emit(messages)
+        self._watch_trigger(choice, count, len(plan.works) + len(plan.held))
         if choice.session.done and choice.session.attached:
             self._end(choice.session, reason.name.lower() if reason else "")
+
+    def _watch_trigger(self, choice: Choice, tokens: int, sharing: int) -> None:
+        """Say when its passes begin or cease to wait for hints, and what that brought."""
+        watch, now = choice.trigger, self.clock()
+        told = watch.committed(tokens, now)
+        if told is not None:
+            self.publish(told)
+        weighed = self.scheduler.weighed(choice, sharing) if watch.due() else None
+        if weighed is None or choice.done:
+            return
+        position = len(choice.committed)
+        made = watch.look(weighed, choice.session.name, position, self._decisions + 1, now)
+        if made is not None:
+            self._decisions += 1
+            self.publish(made)
 
     def _commit(
         self, work: Work, found: Picked, held: int, count: int, rows: int, step_ms: float
@@ -426,6 +444,7 @@ def _decision(note: Note) -> events.Decision:
         reason=note.reason,
         binding=note.binding,
         runner_up=note.runner_up,
+        predicted_gain=note.predicted_gain,
     )
 
 

@@ -272,6 +272,7 @@ class Peer:
         self.rtt_s = (self.rtt_s or 0.0) * fade + seconds * (1 - fade)
 
     def passed(self, up: int, down: int) -> None:
+        self.traffic.passed(time.monotonic())
         self.bytes_up += up
         self.bytes_down += down
 
@@ -406,7 +407,9 @@ class Link:
         request = codec.encode_describe(VERSION, "", with_tokenizer=with_tokenizer)
         timeout_s = DESCRIBE_S if with_tokenizer else CHECK_S
         began, ready = self.clock(), _ready(peer.channel)
-        call = method(request, metadata=self._metadata(peer), timeout=timeout_s, wait_for_ready=False)
+        call = method(
+            request, metadata=self._metadata(peer), timeout=timeout_s, wait_for_ready=False
+        )
         try:
             data = await call
         except grpc.aio.AioRpcError:

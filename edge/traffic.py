@@ -7,6 +7,7 @@ Each goes to the `LinkObserver` with the bytes that TCP carried and the time the
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, field, replace
 
 from outrider.partitioner.observe import SPREAD, Estimate, Exchange, LinkObserver
@@ -15,6 +16,11 @@ from outrider.protocol.messages import Commit, Hint
 
 WINDOW = 65535
 """Bytes that gRPC lets be under way in a stream; a link that takes more in a round trip waits."""
+BEHIND_S = 0.2
+"""A segment that is lost holds up what is sent in this time after it, the shortest timeout."""
+RECENT = 256
+OWN = 2
+"""Of the messages that were counted, those of the exchange itself."""
 AGAIN_S = 0.25
 """An estimate is good for this long."""
 NEWS = 1.5
@@ -26,6 +32,8 @@ class Traffic:
     """Of one cloud, all sessions together. Times are monotonic seconds."""
 
     observer: LinkObserver = field(default_factory=LinkObserver)
+    passing: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))
+    """When the latest messages went up or down."""
     _known: Estimate | None = None
     _at_s: float = float("-inf")
     _told: Estimate | None = None
@@ -34,7 +42,14 @@ class Traffic:
         self, up: int, down: int, sent_s: float, answered_s: float, worked_s: float = 0.0
     ) -> None:
         """Two messages of so many bytes, framing excluded."""
-        self.observer.note(Exchange(up + FRAME, down + FRAME, sent_s, answered_s, worked_s))
+        since = sum(at > sent_s - BEHIND_S for at in self.passing)
+        self.observer.note(
+            Exchange(up + FRAME, down + FRAME, sent_s, answered_s, worked_s, max(0, since - OWN))
+        )
+
+    def passed(self, now: float) -> None:
+        """A message went up or down, in any session."""
+        self.passing.append(now)
 
     def estimate(self, now: float) -> Estimate | None:
         """None until there is enough to say."""

@@ -50,6 +50,8 @@ class Exchange:
     answered_s: float
     worked_s: float = 0.0
     """Of the time between, spent by the other side."""
+    others: int = 0
+    """Further segments that it may have stood behind: TCP keeps their order."""
 
     @property
     def took_s(self) -> float:
@@ -206,4 +208,5 @@ def _loss(segments: Sequence[int], late: NDArray[np.bool_]) -> float:
 
 def _segments(exchanges: Sequence[Exchange]) -> Iterator[int]:
     for exchange in exchanges:
-        yield max(-(-exchange.up // SEGMENT), 1) + max(-(-exchange.down // SEGMENT), 1)
+        own = max(-(-exchange.up // SEGMENT), 1) + max(-(-exchange.down // SEGMENT), 1)
+        yield own + max(exchange.others, 0)
