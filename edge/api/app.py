@@ -14,8 +14,10 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from outrider.daemon.reload import Reloaded
 from outrider.edge.api import metrics as pages
 from outrider.edge.api.context import Context, EventSource
+from outrider.edge.api.control import Control
 from outrider.edge.api.errors import no_route, respond
 from outrider.edge.api.flow import HungUp, Timeout
 from outrider.edge.api.guard import Guard
@@ -50,6 +52,7 @@ def build(
     timeout: Timeout = asyncio.timeout,
     now: Callable[[], float] = unix_seconds,
     pin: Callable[[Placement], None] | None = None,
+    reload: Callable[[], Reloaded] | None = None,
 ) -> Starlette:
     """The application. `ready` says whether a plain request would be answered now; while it
     would not, `/health` is 503."""
@@ -58,6 +61,7 @@ def build(
     house = House(context)
     routes = [*house.routes(), *OpenAI(context).routes(), *Native(context).routes()]
     routes += Plans(context).routes()
+    routes += Control(reload).routes()
     house.served = [str(route.path) for route in routes]
     return Starlette(
         routes=routes,
