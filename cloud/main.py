@@ -23,13 +23,17 @@ from outrider.cloud.scheduler import Scheduler, Trigger
 from outrider.cloud.server import OPTIONS, SERVICE, Cloud, Host, Limits
 from outrider.cloud.tenants import Tenants
 from outrider.cloud.verifier import Verifier
+from outrider.config.keys import LIVE
+from outrider.daemon import log as logs
+from outrider.daemon.log import Log
+from outrider.daemon.notify import Notifier
+from outrider.daemon.reload import Reloader, on_hangup
 from outrider.engine import EngineInfo, EngineSpec
 from outrider.errors import ConfigError
 from outrider.lag import LoopLag, run
 from outrider.models import served
 from outrider.options import CloudOptions, NamedModel, parse_trigger
 from outrider.protocol import events
-from outrider.protocol.bus import Bus
 from outrider.protocol.messages import ModelDescription
 from outrider.worker import EngineProcess
 
@@ -53,11 +57,11 @@ class Running:
     events_address: str
 
 
-async def start(options: CloudOptions, stack: AsyncExitStack) -> Running:
+async def start(options: CloudOptions, stack: AsyncExitStack, log: Log | None = None) -> Running:
     """Load, bind and serve; everything ends with the stack. Raises ConfigError, ModelError."""
     tenants = Tenants.read(options.api_keys) if options.api_keys else Tenants()
     directory = options.runtime_dir or paths.runtime_dir()
-    bus = Bus(directory, f"cloud-{os.getpid()}")
+    bus = logs.bus(directory, f"cloud-{os.getpid()}", log or Log())
     stack.callback(bus.close)
     hosts = {}
     for model in options.models:
@@ -217,14 +221,26 @@ async def _serve(options: CloudOptions) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    log, manager = Log.start(options.log_file, options.log_level, "cloud"), Notifier.of()
     async with AsyncExitStack() as stack:
-        running = await start(options, stack)
-        _announce(options, running)
+        stack.callback(log.close)
+        running = await start(options, stack, log)
+        _announce(options, running, log)
+        stack.callback(asyncio.create_task(manager.beat()).cancel)
+        reloader = Reloader(options, LIVE["cloud"], _apply, running.publish)
+        on_hangup(reloader, manager)
+        manager.ready(f"serves at {running.address}")
         await stop.wait()
-        await drain(running, options.drain_s)
+        manager.stopping()
+        await drain(running, reloader.options.drain_s)
 
 
-def _announce(options: CloudOptions, running: Running) -> None:
+def _apply(old: CloudOptions, new: CloudOptions) -> None:
+    """Settings that a running cloud takes; how long it drains is looked up when it does."""
+    Log.set_level(new.log_level)
+
+
+def _announce(options: CloudOptions, running: Running, log: Log) -> None:
     """Say on stderr, and in the ready file, where it serves."""
     hosts = running.cloud.hosts.values()
     names = ", ".join(
@@ -234,5 +250,10 @@ def _announce(options: CloudOptions, running: Running) -> None:
     )
     sys.stderr.write(f"outrider cloud serves {names} at {running.address}\n")
     if options.ready_file is not None:
-        ready = {"address": running.address, "pid": os.getpid(), "events": running.events_address}
+        ready = {
+            "address": running.address,
+            "pid": os.getpid(),
+            "events": running.events_address,
+            "log": log.place,
+        }
         paths.write_atomically(options.ready_file, json.dumps(ready).encode())

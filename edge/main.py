@@ -15,7 +15,12 @@ from dataclasses import dataclass, replace
 import msgspec
 
 from outrider import __version__, paths
+from outrider.daemon import log as logs
+from outrider.daemon.log import Log
+from outrider.daemon.notify import Notifier
+from outrider.daemon.reload import Reloader, on_hangup
 from outrider.edge import link as links
+from outrider.edge import live
 from outrider.edge.api.app import build as build_api
 from outrider.edge.api.keys import read_keys
 from outrider.edge.api.server import ApiServer
@@ -34,7 +39,6 @@ from outrider.models import served
 from outrider.options import EdgeOptions, NamedModel
 from outrider.partitioner.power.account import Accountant
 from outrider.protocol import events
-from outrider.protocol.bus import Bus
 from outrider.protocol.messages import ModelDescription
 from outrider.worker import EngineThread
 
@@ -50,14 +54,15 @@ class Running:
 
     url: str
     daemon: Daemon
+    reloader: Reloader[EdgeOptions]
 
 
-async def start(options: EdgeOptions, stack: AsyncExitStack) -> Running:
+async def start(options: EdgeOptions, stack: AsyncExitStack, log: Log | None = None) -> Running:
     """Load, bind and serve; everything ends with the stack. Raises ConfigError, ModelError."""
     directory = options.runtime_dir or paths.runtime_dir()
-    options = _with_places(options)
+    given, options = options, _with_places(options)
     settings = _settings(options)
-    fanout = Fanout(Bus(directory, f"edge-{os.getpid()}"))
+    fanout = Fanout(logs.bus(directory, f"edge-{os.getpid()}", log or Log()))
     stack.callback(fanout.close)
     lag = LoopLag()
     link = Link.make(options, fanout.publish)
@@ -66,9 +71,18 @@ async def start(options: EdgeOptions, stack: AsyncExitStack) -> Running:
     small, later = await _small(options, stack, fanout.publish, energy)
     power = PowerWatch(options, energy, fanout.publish, time.monotonic)
     daemon = Daemon(options, link, small, fanout, lag, small_for=later, energy=energy, power=power)
-    power.busy = lambda: bool(daemon.running)
+    power.busy = lag.busy = lambda: bool(daemon.running)
     stack.push_async_callback(daemon.close)
-    server = ApiServer(build_api(daemon, settings, events=fanout, ready=daemon.ready, pin=daemon.pin))
+    server = ApiServer(
+        build_api(
+            daemon,
+            replace(settings, hosts_now=lambda: daemon.options.allowed_hosts),
+            events=fanout,
+            ready=daemon.ready,
+            pin=daemon.pin,
+            reload=(reloader := live.reloader(given, daemon, power)).reload,
+        )
+    )
     await server.start(options.listen.host, options.listen.port)
     stack.push_async_callback(server.stop)
     daemon.listen = server.url
@@ -86,8 +100,8 @@ async def start(options: EdgeOptions, stack: AsyncExitStack) -> Running:
     if options.split:
         await _commit_here(LocalCommitter(options, link, fanout.publish, directory), stack)
     fanout.publish(events.Up(role="edge", version=__version__, listen=server.url, pid=os.getpid()))
-    _leave_card(options, server.url, fanout.address, stack)
-    return Running(server.url, daemon)
+    _leave_card(options, server.url, fanout.address, stack, log.place if log else "")
+    return Running(server.url, daemon, reloader)
 
 
 def _with_places(options: EdgeOptions) -> EdgeOptions:
@@ -98,7 +112,7 @@ def _with_places(options: EdgeOptions) -> EdgeOptions:
 
 def _settings(options: EdgeOptions) -> ApiSettings:
     keys = read_keys(options.api_keys) if options.api_keys else frozenset()
-    return ApiSettings(hosts=options.allowed_hosts, api_keys=keys)
+    return ApiSettings(api_keys=keys)
 
 
 async def _watch(link: Link) -> None:
@@ -204,9 +218,11 @@ async def _load(
     return Small(name, drafter, found, time.clock_gettime(time.CLOCK_REALTIME))
 
 
-def _leave_card(options: EdgeOptions, url: str, address: str, stack: AsyncExitStack) -> None:
+def _leave_card(
+    options: EdgeOptions, url: str, address: str, stack: AsyncExitStack, log: str
+) -> None:
     """Tell clients on this machine where the daemon is, for as long as it is there."""
-    card = paths.DaemonInfo(schema=1, url=url, pid=os.getpid(), events=address)
+    card = paths.DaemonInfo(schema=1, url=url, pid=os.getpid(), events=address, log=log)
     place = paths.daemon_file(options.runtime_dir)
     paths.write_atomically(place, msgspec.json.encode(card))
 
@@ -232,10 +248,16 @@ async def _serve(options: EdgeOptions) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    log, manager = Log.start(options.log_file, options.log_level, "edge"), Notifier.of()
     async with AsyncExitStack() as stack:
-        running = await start(options, stack)
+        stack.callback(log.close)
+        running = await start(options, stack, log)
+        stack.callback(manager.stopping)
+        stack.callback(asyncio.create_task(manager.beat()).cancel)
+        on_hangup(running.reloader, manager)
         small = running.daemon.small
         drafts = "no draft model" if small is None else f"drafts with {small.name}"
         clouds = ", ".join(str(cloud) for cloud in options.clouds)
         sys.stderr.write(f"outrider edge serves {running.url}, clouds {clouds}, {drafts}\n")
+        manager.ready(f"serves {running.url}")
         await stop.wait()

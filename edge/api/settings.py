@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -15,6 +16,8 @@ class ApiSettings:
     """Names allowed in `Host` beside loopback's; `*` allows all (only behind API keys)."""
     origins: tuple[str, ...] = ()
     """Origins of web pages that may call (and get CORS headers); none by default."""
+    hosts_now: Callable[[], tuple[str, ...]] = tuple
+    """More of them, which may change while it serves."""
     api_keys: frozenset[str] = field(default=frozenset(), repr=False)
     """Accepted as `Authorization: Bearer KEY`; empty: no key is asked for."""
     max_body_bytes: int = 8 * 1024 * 1024
@@ -30,4 +33,5 @@ class ApiSettings:
 
     def allows_host(self, name: str) -> bool:
         """Whether `Host` may be `name` (no port, no brackets)."""
-        return name.lower() in LOOPBACK or name.lower() in self.hosts or "*" in self.hosts
+        hosts = (*self.hosts, *self.hosts_now())
+        return name.lower() in (*LOOPBACK, *hosts) or "*" in hosts
