@@ -111,6 +111,8 @@ class Daemon:
     lag: LoopLag
     small_for: Callable[[ModelDescription], Awaitable[Small | None]] | None = None
     """Makes the drafter once a target's vocabulary is known, for those that need it."""
+    small_at_first: Callable[[], Awaitable[Small | None]] | None = None
+    """Loads the draft model at the first request, where that was asked for."""
     energy: Accountant = field(default_factory=Accountant)
     power: PowerWatch | None = None
     clock: Callable[[], float] = time.monotonic
@@ -304,6 +306,7 @@ class Daemon:
 
     async def _choose(self, request: GenerateRequest) -> Chosen:
         """The placement. Raises NotFound, CloudUnreachable, InvalidRequest."""
+        await self._wake()
         wanted = request.placement if request.placement != "auto" else self.placement
         if self.pinned and request.placement == "auto" and wanted != "edge":
             # The governor applies it, so that it can be taken back while the answer runs.
@@ -452,6 +455,12 @@ class Daemon:
             return None
         left = request.max_tokens or target.context
         return self.governor.alone(target.name, Wants(small_allowed=True, remaining=left))
+
+    async def _wake(self) -> None:
+        """The draft model that waits for the first request, once. Raises ModelError, ..."""
+        async with self._making:
+            if self.small is None and self.small_at_first is not None:
+                self.small = await self.small_at_first()
 
     async def _make_small(self, target: ModelDescription) -> None:
         """The drafter of a target's vocabulary, once, however many requests ask for it."""
@@ -694,6 +703,7 @@ class Daemon:
         """Whether a request that asks for nothing special would be answered now: a cloud is
         connected, or the small model answers while none is."""
         speaks = self.small is not None and self.small.served is not None
+        speaks = speaks or self.small_at_first is not None
         options = self.options
         alone = options.fallback == "local" or options.placement == "edge"
         alone = alone or options.share == "nothing"
@@ -722,6 +732,7 @@ class Daemon:
             uptime_s=round(self.clock() - self.started_at, 3),
             placement=self.placement,
             draft=None if small is None else _small_card(small),
+            draft_later=self.options.draft if small is None and self.small_at_first else "",
             clouds=tuple(_cloud(peer, self.link.clock()) for peer in self.link.peers),
             requests_running=len(self.running),
             requests_queued=self._queued,

@@ -11,6 +11,7 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 
 import msgspec
 
@@ -68,9 +69,14 @@ async def start(options: EdgeOptions, stack: AsyncExitStack, log: Log | None = N
     link = Link.make(options, fanout.publish)
     stack.push_async_callback(link.close)
     energy = accountant(options)
-    small, later = await _small(options, stack, fanout.publish, energy)
+    waits = options.draft_load == "lazy" and options.draft not in ("none", "ngram")
+    small, later = (
+        (None, None) if waits else await _small(options, stack, fanout.publish, energy)
+    )
     power = PowerWatch(options, energy, fanout.publish, time.monotonic)
     daemon = Daemon(options, link, small, fanout, lag, small_for=later, energy=energy, power=power)
+    if waits:
+        daemon.small_at_first = partial(_first, options, stack, fanout.publish, energy)
     power.busy = lag.busy = lambda: bool(daemon.running)
     stack.push_async_callback(daemon.close)
     server = ApiServer(
@@ -166,6 +172,16 @@ async def _small(
         threads=options.draft_threads,
     )
     return await _load(spec, model.name, served.load(spec), stack, publish, energy), None
+
+
+async def _first(
+    options: EdgeOptions,
+    stack: AsyncExitStack,
+    publish: Callable[[events.Event], None],
+    energy: Accountant,
+) -> Small | None:
+    """The draft model, when the first request comes."""
+    return (await _small(options, stack, publish, energy))[0]
 
 
 def _draft_engine(options: EdgeOptions, path: str) -> str:

@@ -266,6 +266,8 @@ class EdgeOptions:
     """TLS to the workers, checked against this authority; required beyond loopback."""
     draft: str = "bundled:draft"
     """A model path, `ngram`, or `none`."""
+    draft_load: Literal["start", "lazy"] = "start"
+    """lazy loads the draft with the first request: until then the daemon needs half the memory."""
     draft_engine: str = "auto"
     """auto, torch, llama, onnx, ngram, fake: what computes the draft."""
     draft_device: str = "auto"

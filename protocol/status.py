@@ -115,6 +115,8 @@ class Status(msgspec.Struct, frozen=True):
     decisions: dict[str, int] = {}
     """How many, by what was switched."""
     power: PowerStatus | None = None
+    draft_later: str = ""
+    """The draft model that is loaded at the first request; empty once it is, or for none."""
     loaded: tuple[LoadedModel, ...] = ()
     """Models of this daemon."""
 

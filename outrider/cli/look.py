@@ -55,7 +55,7 @@ def _page(found: Status, url: str) -> str:
         ("daemon", f"{url}, version {found.version}, pid {found.pid}, up {_span(found.uptime_s)}"),
         ("placement", found.placement),
         *(("", line) for line in _placements(found)),
-        ("draft", found.draft.id if found.draft else "none"),
+        ("draft", _draft(found)),
         *(("cloud", _cloud(found, i)) for i in range(len(found.clouds))),
         ("requests", _requests(found)),
         ("drafts", _drafts(found)),
@@ -82,6 +82,12 @@ def _placements(found: Status) -> list[str]:
 def _score(total: float | None, why: str) -> str:
     shown = "unknown" if total is None else f"{total:.1f} ms"
     return f"({shown})" if why else shown
+
+
+def _draft(found: Status) -> str:
+    if found.draft is not None:
+        return found.draft.id
+    return f"{found.draft_later}, at the first request" if found.draft_later else "none"
 
 
 def _requests(found: Status) -> str:

@@ -139,6 +139,7 @@ def edge(
     workers_ca: Path | None = None,
     draft: str = EDGE.draft,
     draft_engine: Literal["auto", "torch", "llama", "onnx", "ngram", "fake"] = "auto",
+    draft_load: Literal["start", "lazy"] = EDGE.draft_load,
     draft_device: str = EDGE.draft_device,
     draft_threads: int | None = EDGE.draft_threads,
     placement: Literal["auto", "edge", "cloud", "draft", "split"] = EDGE.placement,
@@ -175,6 +176,7 @@ def edge(
         workers_ca: TLS to the workers, checked against this authority (PEM).
         draft: The small model: a path, bundled:draft, ngram (drafts from the text itself), none.
         draft_engine: What computes the draft; auto goes by what is installed.
+        draft_load: lazy loads the draft with the first request, and saves its memory until then.
         draft_device: auto, cpu, cuda:N or mps.
         draft_threads: CPU threads of the drafter.
         placement: auto decides by request; edge, cloud, draft and split pin it.
@@ -212,6 +214,7 @@ def edge(
         workers_ca=workers_ca,
         draft=draft,
         draft_engine=draft_engine,
+        draft_load=draft_load,
         draft_device=draft_device,
         draft_threads=draft_threads,
         placement=placement,
