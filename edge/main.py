@@ -70,9 +70,7 @@ async def start(options: EdgeOptions, stack: AsyncExitStack, log: Log | None = N
     stack.push_async_callback(link.close)
     energy = accountant(options)
     waits = options.draft_load == "lazy" and options.draft not in ("none", "ngram")
-    small, later = (
-        (None, None) if waits else await _small(options, stack, fanout.publish, energy)
-    )
+    small, later = (None, None) if waits else await _small(options, stack, fanout.publish, energy)
     power = PowerWatch(options, energy, fanout.publish, time.monotonic)
     daemon = Daemon(options, link, small, fanout, lag, small_for=later, energy=energy, power=power)
     if waits:
