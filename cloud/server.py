@@ -27,7 +27,6 @@ from outrider.errors import (
     ProtocolError,
 )
 from outrider.protocol import codec, events, faults
-from outrider.protocol.constraint import constrained_class
 from outrider.protocol.messages import (
     VERSION,
     Close,
@@ -194,7 +193,7 @@ class Cloud:
             model=model.name,
             model_digest=model.model_digest,
             vocabulary_digest=model.vocabulary_digest,
-            numeric_class=_numeric_class(opening, model),
+            numeric_class=model.class_of(opening.constraint),
             exact=host.verifier.engine.info.exact,
             context=model.context,
             ahead=self.limits.ahead,
@@ -387,7 +386,7 @@ def check_open(opening: Open, host: Host, limits: Limits) -> None:
     info = host.verifier.engine.info
     pinned = (
         ("vocabulary digest", opening.vocabulary_digest, model.vocabulary_digest),
-        ("numeric class", opening.numeric_class, _numeric_class(opening, model)),
+        ("numeric class", opening.numeric_class, model.class_of(opening.constraint)),
     )
     for name, theirs, ours in pinned:
         if theirs and theirs != ours:
@@ -398,13 +397,6 @@ def check_open(opening: Open, host: Host, limits: Limits) -> None:
         raise InvalidRequest(f"at most {limits.choices} choices", param="n")
     _check_ids(opening, len(host.vocabulary))
     _check_lengths(opening, model.context)
-
-
-def _numeric_class(opening: Open, model: ModelDescription) -> str:
-    """What a session's text is a function of: of one with a constraint, its masks too."""
-    if opening.constraint is None:
-        return model.numeric_class
-    return constrained_class(model.numeric_class, model.masks)
 
 
 def _check_version(version: int) -> None:

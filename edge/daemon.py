@@ -25,7 +25,8 @@ from outrider.edge.power import PowerWatch
 from outrider.edge.service import GenerateRequest
 from outrider.edge.session import Job, Request
 from outrider.edge.stay import Stay
-from outrider.engine import EngineInfo
+from outrider.engine import Engine, EngineInfo
+from outrider.engines.base import BaseEngine
 from outrider.errors import (
     CloudUnreachable,
     ContextExceeded,
@@ -34,8 +35,10 @@ from outrider.errors import (
     NotFound,
     OutriderError,
     Overloaded,
+    UnsupportedParameter,
 )
 from outrider.lag import LoopLag
+from outrider.models import grammar
 from outrider.models.served import Served
 from outrider.options import EdgeOptions, NamedModel
 from outrider.partitioner.placement import Objective, Verdict, Wants
@@ -43,6 +46,7 @@ from outrider.partitioner.power.account import Accountant
 from outrider.partitioner.power.state import Bounds
 from outrider.partitioner.signals import Share
 from outrider.protocol import events
+from outrider.protocol.constraint import PARAM
 from outrider.protocol.messages import ModelDescription
 from outrider.protocol.status import CloudStatus, ModelCard, Placement, RequestState, Status
 from outrider.protocol.stream import Provisional, Retract, StreamEvent, Token
@@ -154,6 +158,7 @@ class Daemon:
         CloudUnreachable before the first event."""
         chosen = await self._choose(request)
         job = self._job(request, chosen)
+        await _check_constraint(job)
         await self._take_place()
         try:
             ride = self._ride(job)
@@ -211,7 +216,9 @@ class Daemon:
 
     def _drafts(self, job: Job) -> bool:
         assert self.small is not None
-        return self.small.info.vocabulary_digest == job.vocabulary.digest
+        info = self.small.info
+        kept = job.constraint is None or bool(info.masks)
+        return kept and info.vocabulary_digest == job.vocabulary.digest
 
     def _launch(self, ride: Request) -> asyncio.Task[None]:
         task = asyncio.create_task(ride.run())
@@ -345,7 +352,7 @@ class Daemon:
             placement,
             pinned=wanted in ("cloud", "draft"),
             exact=description.exact,
-            numeric_class=description.numeric_class,
+            numeric_class=description.class_of(request.constraint),
         )
 
     def _share(self, request: GenerateRequest) -> Share:
@@ -467,6 +474,20 @@ class Daemon:
         async with self._making:
             if self.small is None and self.small_for is not None:
                 self.small = await self.small_for(target)
+                await self._spell(self.small, target)
+
+    async def _spell(self, small: Small | None, target: ModelDescription) -> None:
+        """A drafter without a model keeps to constraints by the target's vocabulary."""
+        served = self.link.served(target.name)
+        if small is None or served is None or small.info.masks:
+            return
+        vocabulary = served.vocabulary
+
+        def spell(engine: Engine) -> None:
+            if isinstance(engine, BaseEngine):
+                engine.spell(lambda: vocabulary)
+
+        await small.drafter.engine.run(spell)
 
     async def _target(self, request: GenerateRequest) -> ModelDescription | None:
         """The target, if a cloud names it; who is to wait does so while none was ever seen."""
@@ -503,6 +524,8 @@ class Daemon:
                 todo="ask for another placement, or do not require exactness",
             )
         info = self.small.info
+        if request.constraint is not None and not info.masks:
+            raise _unmasked(f"the engine {info.engine} of this device does not compute masks")
         name, served = self.small.name, self.small.served
         return Chosen(name, served, info.context, "edge", reason=reason)
 
@@ -564,6 +587,7 @@ class Daemon:
             exact=chosen.exact,
             numeric_class=chosen.numeric_class,
             share=chosen.share,
+            constraint=request.constraint,
         )
 
     def _tokens(self, request: GenerateRequest, served: Served) -> tuple[int, ...]:
@@ -807,7 +831,32 @@ class Left:
             draft_model=small.name if small is not None else "",
             session=opened.session,
             numeric_class=self.numeric_class,
+            constraint=opened.constraint,
         )
+
+
+async def _check_constraint(job: Job) -> None:
+    """Raises InvalidRequest for one that can not be kept, UnsupportedParameter without llguidance.
+
+    Compiled away from the event loop; who drafts here finds it done.
+    """
+    constraint, vocabulary = job.constraint, job.vocabulary
+    if constraint is None:
+        return
+    if not grammar.masks():
+        raise _unmasked("llguidance is not installed on this device")
+    known = await asyncio.to_thread(grammar.grammars, vocabulary.digest, lambda: vocabulary)
+    await asyncio.to_thread(known.compile, constraint)
+
+
+def _unmasked(why: str) -> UnsupportedParameter:
+    return UnsupportedParameter(
+        "the answer can not be kept to a constraint",
+        param=PARAM,
+        why=why,
+        effect="the request was not started",
+        todo='pip install "outrider[edge]", or ask without response_format',
+    )
 
 
 def _for_client(request: GenerateRequest) -> Callable[[StreamEvent], bool]:

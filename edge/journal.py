@@ -18,9 +18,10 @@ from typing import Literal, Protocol
 import msgspec
 
 from outrider.errors import JournalError
+from outrider.protocol.constraint import Constraint
 from outrider.protocol.sampling import SamplingParams
 
-FORMAT = 1
+FORMAT = 2
 _MAGIC = b"outrider journal\n"
 _HEAD = 8
 _MAX_RECORD = 1 << 24
@@ -40,6 +41,8 @@ class Opened(msgspec.Struct, frozen=True, tag="open", array_like=True):
     stop: tuple[bytes, ...]
     exact_required: bool = False
     top_logprobs: int | None = None
+    constraint: Constraint | None = None
+    """What the answer must match; since format 2."""
 
 
 class Committed(msgspec.Struct, frozen=True, tag="committed", array_like=True):

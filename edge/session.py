@@ -44,6 +44,7 @@ from outrider.partitioner.placement import Wants
 from outrider.partitioner.power.account import Accountant, Bill, Traffic
 from outrider.partitioner.signals import Share
 from outrider.protocol import events
+from outrider.protocol.constraint import Constraint
 from outrider.protocol.messages import (
     ChoiceOpen,
     Close,
@@ -105,6 +106,8 @@ class Job:
     exact: bool = False
     """What the target was last known to be; `Started` says so until a cloud has answered."""
     numeric_class: str = ""
+    constraint: Constraint | None = None
+    """What the answer must match."""
     share: Share = "tokens"
     """What of it may leave the device; the link keeps to it too."""
 
@@ -222,7 +225,8 @@ class Request:
         if self.drafter is None or answer.lane is not None or answer.done:
             return
         job = self.job
-        sampling = Sampling(job.sampling, job.seed, answer.number, len(job.prompt))
+        length = len(job.prompt)
+        sampling = Sampling(job.sampling, job.seed, answer.number, length, job.constraint)
         tokens = (*job.prompt, *answer.ledger.tokens)
         lane = answer.lane = self.drafter.open(sampling, tokens, self._kick.set, job.id)
         steering, number = self.steering, answer.number
@@ -279,6 +283,9 @@ class Request:
         )
         self._moving = False
         for peer in self._candidates():
+            if not peer.takes(self.job.model, self.job.constraint):
+                failed = _unmasked(self.job)
+                continue
             self.fence += 1
             # Before the cloud may know it: after a crash the next one must be higher.
             self._keep(Fenced(self.fence, self.numeric_class))
@@ -286,6 +293,7 @@ class Request:
                 wire, opened = await self.link.open(
                     peer, self._open_message(self._class_for(peer)), self.job.share
                 )
+                _check_masks(self.job, wire, opened)
             except ELSEWHERE as error:
                 if not isinstance(failed, REFUSED):
                     failed = error
@@ -325,14 +333,15 @@ class Request:
             return True
         if (self.job.pinned and not chosen) or peer.address in self.barred:
             return False
-        other = self.spoken_class and self.spoken_class not in peer.classes(self.job.model)
+        classes = peer.classes(self.job.model, self.job.constraint)
+        other = self.spoken_class and self.spoken_class not in classes
         return not (self.job.exact_required and other)
 
     def _class_for(self, peer: Peer) -> str:
         """The class to ask for. A committer that was chosen although it is of another class is
         asked for none; what comes of it is labelled."""
         chosen = self.steering is not None and self.steering.peer == peer.address
-        classes = peer.classes(self.job.model)
+        classes = peer.classes(self.job.model, self.job.constraint)
         other = chosen and bool(classes) and self.numeric_class not in classes
         if self._any_class or (other and not self.job.exact_required):
             return ""
@@ -359,6 +368,7 @@ class Request:
             exact_required=job.exact_required,
             stop=job.stop,
             top_logprobs=job.top_logprobs,
+            constraint=job.constraint,
         )
 
     def _opened(self, opened: Opened, peer: Peer) -> None:
@@ -755,6 +765,7 @@ class Request:
             job.stop,
             job.exact_required,
             job.top_logprobs,
+            job.constraint,
         )
 
     def _keep(self, record: OpenedRecord | Committed | Fenced | ProvisionalRecord | Fork) -> None:
@@ -857,6 +868,23 @@ class Request:
             queue_ms=max((answer.queue_ms for answer in self.answers), default=0.0),
             prefill_ms=max((answer.prefill_ms for answer in self.answers), default=0.0),
         )
+
+
+def _check_masks(job: Job, wire: Wire, opened: Opened) -> None:
+    """A cloud that passed the constraint over says nothing of masks: its tokens are not ours."""
+    if job.constraint is not None and not opened.masks:
+        wire.cancel()
+        raise _unmasked(job)
+
+
+def _unmasked(job: Job) -> HandshakeRefused:
+    kind = job.constraint.kind if job.constraint is not None else ""
+    return HandshakeRefused(
+        "masks",
+        ours="none",
+        theirs=f"a constraint of kind {kind}",
+        todo='update the cloud, or pip install "outrider[cloud]" there',
+    )
 
 
 def _finish_reason(answer: Answer, how: str) -> FinishReason:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum
 
-from outrider.protocol.constraint import Constraint
+from outrider.protocol.constraint import Constraint, constrained_class
 from outrider.protocol.sampling import SamplingParams, TokenLogprobs
 
 VERSION = 1
@@ -174,3 +174,9 @@ class ModelDescription:
     tokenizer_json: bytes = b""
     masks: str = ""
     """Name and version of what computes the masks of constraints; empty: none are taken."""
+
+    def class_of(self, constraint: Constraint | None) -> str:
+        """The numeric class of a session with this constraint, or with none."""
+        if constraint is None:
+            return self.numeric_class
+        return constrained_class(self.numeric_class, self.masks)

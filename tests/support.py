@@ -25,6 +25,7 @@ from outrider.models import served
 from outrider.options import Address, CloudOptions, EdgeOptions, NamedModel
 from outrider.protocol import events
 from outrider.protocol.bus import NoBus
+from outrider.protocol.constraint import Constraint
 from outrider.protocol.messages import Reason
 from outrider.protocol.sampling import Sampling, SamplingParams
 from outrider.protocol.stops import Cutter
@@ -60,9 +61,11 @@ def plain(
     seed: int = 0,
     choice: int = 0,
     stop: Sequence[bytes] = (),
+    constraint: Constraint | None = None,
 ) -> tuple[tuple[int, ...], Reason]:
     """What the target alone says: one row at a time, no hints, no company."""
-    slot = engine.open(Sampling(sampling or SamplingParams(), seed, choice, len(prompt)))
+    params = sampling or SamplingParams()
+    slot = engine.open(Sampling(params, seed, choice, len(prompt), constraint))
     cutter = Cutter(vocabulary(), stop, max_tokens)
     answer: list[int] = []
     rows = tuple(prompt)
@@ -311,5 +314,6 @@ def expected(request: GenerateRequest, choice: int = 0) -> tuple[int, ...]:
         seed=request.seed,
         choice=choice,
         stop=stop,
+        constraint=request.constraint,
     )
     return ids

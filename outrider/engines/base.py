@@ -10,7 +10,7 @@ from outrider.engine import EngineInfo, EngineStatistics, KvSegment, Picked, Spa
 from outrider.engines.slots import Slot, Slots, check_pass, is_step
 from outrider.errors import LocalProtocolError, UnsupportedParameter
 from outrider.models import grammar
-from outrider.models.grammar import Guide
+from outrider.models.grammar import Grammars, Guide
 from outrider.protocol.constraint import PARAM
 from outrider.protocol.sampling import Sampling
 from outrider.protocol.vocabulary import Vocabulary
@@ -36,6 +36,7 @@ class BaseEngine(ABC):
         self._padded_rows = 0
         self._recheck_mismatches = 0
         self._vocabulary: Callable[[], Vocabulary] | None = None
+        self._grammars: Grammars | None = None
 
     def spell(self, vocabulary: Callable[[], Vocabulary]) -> None:
         """Tell where the ids' bytes are to be had, so that slots may have a constraint; nothing
@@ -46,7 +47,7 @@ class BaseEngine(ABC):
             return
         self._vocabulary = vocabulary
         if self._info.vocabulary_size > EAGER:
-            grammar.grammars(self._info.vocabulary_digest, vocabulary)
+            self._grammars = grammar.grammars(self._info.vocabulary_digest, vocabulary)
 
     def _guide(self, sampling: Sampling | None) -> Guide | None:
         """Raises UnsupportedParameter, and InvalidRequest for what can not be compiled."""
@@ -60,8 +61,9 @@ class BaseEngine(ABC):
                 effect="the sequence was not started",
                 todo='pip install "outrider[cloud,edge]", or ask without response_format',
             )
-        found = grammar.grammars(self._info.vocabulary_digest, self._vocabulary)
-        return Guide(found.compile(sampling.constraint))
+        if self._grammars is None:
+            self._grammars = grammar.grammars(self._info.vocabulary_digest, self._vocabulary)
+        return Guide(self._grammars.compile(sampling.constraint))
 
     @property
     def info(self) -> EngineInfo:

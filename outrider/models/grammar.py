@@ -42,9 +42,9 @@ VOCABULARIES = 4
 """Whose tries are kept."""
 LIMITS: dict[str, Any] = {
     "initial_lexer_fuel": 1_000_000,
-    "step_lexer_fuel": 200_000,
-    "step_max_items": 50_000,
-    "max_items_in_row": 2_000,
+    "step_lexer_fuel": 100_000,
+    "step_max_items": 10_000,
+    "max_items_in_row": 500,
     "max_lexer_states": 50_000,
     "max_grammar_size": 200_000,
     "verbose_errors": False,
@@ -185,15 +185,20 @@ def _common(held: Sequence[int], wanted: Sequence[int]) -> int:
 
 # --- vocabularies ------------------------------------------------------------------------------
 
-_known: OrderedDict[str, Grammars] = OrderedDict()
+_known: OrderedDict[tuple[str, tuple[int, ...]], Grammars] = OrderedDict()
 _lock = threading.Lock()
 
 
 def grammars(digest: str, load: Callable[[], Vocabulary]) -> Grammars:
-    """Those of a vocabulary, made once in a process; `load` is called where they are not known."""
+    """Those of a vocabulary, made once in a process. Takes half a second for 128 000 ids.
+
+    End ids are no part of the digest: models with the same ids may end on others.
+    """
+    vocabulary = load()
     with _lock:
-        found = _known.pop(digest, None) or Grammars(load())
-        _known[digest] = found
+        key = digest, vocabulary.end
+        found = _known.pop(key, None) or Grammars(vocabulary)
+        _known[key] = found
         while len(_known) > VOCABULARIES:
             _known.popitem(last=False)
     return found
@@ -268,7 +273,9 @@ def _json(schema: object) -> str:
     if isinstance(schema, dict):
         given = schema.get("x-guidance")
         options = given if isinstance(given, dict) else {}
-        schema = {**schema, "x-guidance": {"whitespace_pattern": WHITE_SPACE, **options}}
+        if not {"whitespace_pattern", "whitespace_flexible"} & set(options):
+            options = {**options, "whitespace_pattern": WHITE_SPACE}
+        schema = {**schema, "x-guidance": options}
     return f"start: %json {json.dumps(schema)}"
 
 
