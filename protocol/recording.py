@@ -27,8 +27,8 @@ SCHEMA = 1
 class Header(msgspec.Struct, frozen=True, tag_field="type", tag="recording", kw_only=True):
     """The first line."""
 
-    schema: int = SCHEMA
-    events: int = events.SCHEMA
+    schema: int
+    events: int
     """The schema of the events."""
     version: str = ""
     """Of the Outrider that wrote it."""
@@ -38,7 +38,10 @@ class Header(msgspec.Struct, frozen=True, tag_field="type", tag="recording", kw_
 
 def begin(file: IO[bytes], version: str, at: float) -> None:
     """Write the header; `at` is the wall clock, Unix seconds."""
-    file.write(msgspec.json.encode(Header(version=version, at=at)) + b"\n")
+    file.write(
+        msgspec.json.encode(Header(schema=SCHEMA, events=events.SCHEMA, version=version, at=at))
+        + b"\n"
+    )
 
 
 def add(file: IO[bytes], event: events.Event) -> None:
