@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+import msgspec
+
 from outrider.edge.drafter import Lane
 from outrider.edge.text import TextStream
 from outrider.errors import RemoteProtocolError
@@ -139,7 +141,8 @@ class Answer:
         pairs = zip(chain, fresh, strict=False)
         held = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(chain), len(fresh)))
         broke = held < min(len(chain), len(fresh))
-        if self.acceptance is not None:
+        foretold = self.lane is not None and self.lane.foretold is not None
+        if self.acceptance is not None and not foretold:
             self.acceptance.follow(held, self.held, broke=broke)
         over = broke or len(chain) < len(fresh)
         self.held = 0 if over else self.held + held
@@ -187,22 +190,41 @@ class Answer:
 
     # --- drafts ----------------------------------------------------------------------------
 
+    @property
+    def sends(self) -> bool:
+        """Whether there may be something to send: the model's drafts, or what is foretold."""
+        return self.drafting or (self.lane is not None and self.lane.foretold is not None)
+
+    def speculation(self) -> Speculation:
+        """The counts, with what became of a prediction."""
+        lane = self.lane
+        if lane is None:
+            return self.counts.speculation()
+        right, wrong = lane.foretold_right, lane.foretold_wrong + len(lane.told)
+        return msgspec.structs.replace(
+            self.counts.speculation(),
+            predicted_tokens=right + wrong,
+            accepted_predicted_tokens=right,
+        )
+
     def aim(self, cap: int | None, floor: int = 0) -> None:
         """Set how far the lane drafts ahead, from the committer's wish; at least `floor`."""
         if self.lane is None or self.done:
             return
-        if not self.drafting:
+        if not self.sends:
             self.lane.depth = 0
             return
+        self.lane.resting = not self.drafting
         wish = self.wish
         if wish == 0 and self.end % PROBE_EVERY == 0:
             wish = 1
         wish = max(wish, floor)
         self.lane.depth = wish if cap is None else min(wish, cap)
+        self.lane.foretell()
 
     def hint(self, slots: int, ahead: int) -> Hint | None:
         """What there is to send: new drafts, or an acknowledgement that is due."""
-        lane = self.lane if self.drafting and not self.done else None
+        lane = self.lane if self.sends and not self.done else None
         chain = lane.chain if lane is not None else []
         chain_end = self.end + len(chain)
         if not self.end < self.sent_end <= chain_end:

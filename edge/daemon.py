@@ -587,6 +587,7 @@ class Daemon:
             exact=chosen.exact,
             numeric_class=chosen.numeric_class,
             share=chosen.share,
+            prediction=_foretold(request, chosen),
             constraint=request.constraint,
         )
 
@@ -857,6 +858,15 @@ def _unmasked(why: str) -> UnsupportedParameter:
         effect="the request was not started",
         todo='pip install "outrider[edge]", or ask without response_format',
     )
+
+
+def _foretold(request: GenerateRequest, chosen: Chosen) -> tuple[int, ...]:
+    """The prediction's ids, where drafts are wanted at all."""
+    if not request.prediction or chosen.placement == "edge":
+        return ()
+    if chosen.pinned and chosen.placement == "cloud":
+        return ()
+    return chosen.served.tokenizer.encode(request.prediction, "plain")
 
 
 def _for_client(request: GenerateRequest) -> Callable[[StreamEvent], bool]:

@@ -11,8 +11,10 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from outrider.edge.foretold import Foretold
 from outrider.engine import Engine, Span
-from outrider.errors import EngineFull
+from outrider.errors import EngineFull, OutriderError
+from outrider.models.kept import Kept
 from outrider.protocol.sampling import Sampling
 from outrider.worker import EngineThread
 
@@ -47,10 +49,21 @@ class Lane:
     A burst that only filled a prompt has no tokens: it draws power and tells no speed."""
     owner: str = ""
     """The request that it drafts for; its share of a burst is reported under this name."""
+    foretold: Foretold | None = None
+    """A text that the answer probably repeats; where it fits, nothing else drafts."""
+    resting: bool = False
+    """The model does not draft; what is foretold costs nothing, and is told all the same."""
+    told: set[int] = field(default_factory=set)
+    """Positions in the chain that were foretold."""
+    foretold_right: int = 0
+    foretold_wrong: int = 0
 
     def commit(self, tokens: Sequence[int]) -> None:
         """Committed tokens arrived: they shorten the chain, or end it."""
         for token in tokens:
+            if self.foretold is not None:
+                self._score(token)
+                self.foretold.follow(token)
             self.tokens.append(token)
             if self.chain and self.chain[0] == token:
                 del self.chain[0]
@@ -58,8 +71,35 @@ class Lane:
                 self.chain.clear()
         self.silent = False
 
+    def _score(self, token: int) -> None:
+        """Before a token is final: whether it was foretold, rightly or not."""
+        if self.chain and self.chain[0] == token:
+            self.foretold_right += len(self.tokens) in self.told
+            self.told.discard(len(self.tokens))
+        else:
+            self.foretold_wrong += len(self.told)
+            self.told.clear()
+
+    def foretell(self) -> None:
+        """Let the chain grow by what is foretold, up to the wanted depth."""
+        if self.foretold is None or self.closed:
+            return
+        fresh = self.foretold.ahead(self.chain, self.depth - len(self.chain))
+        end = len(self.tokens) + len(self.chain)
+        self.told.update(range(end, end + len(fresh)))
+        self.chain.extend(fresh)
+
+    def speak(self) -> None:
+        """From here on the chain is to be the model's own: what was foretold leaves it."""
+        first = min(self.told, default=None)
+        if first is not None:
+            del self.chain[first - len(self.tokens) :]
+        self.foretold_wrong += len(self.told)
+        self.told.clear()
+        self.foretold, self.resting = None, False
+
     def wants(self, context: int) -> bool:
-        room = len(self.tokens) + len(self.chain) < context
+        room = len(self.tokens) + len(self.chain) < context and not self.resting
         return room and not self.closed and not self.silent and len(self.chain) < self.depth
 
 
@@ -86,7 +126,7 @@ class _Job:
 
 @dataclass(slots=True)
 class Drafter:
-    engine: EngineThread
+    engine: EngineThread | Kept[EngineThread]
     clock: Callable[[], float]
     spent: Callable[[str, float, int], None] = lambda owner, busy_s, drafted: None
     """Told after a burst, for each lane: owner, its seconds of the engine, tokens it drafted."""
@@ -153,6 +193,11 @@ class Drafter:
             try:
                 slot = await self.engine.open(lane.sampling)
             except EngineFull:
+                return False
+            except OutriderError:
+                # It was put away and can not be loaded again: answers go on without hints.
+                lane.silent = True
+                lane.grown()
                 return False
             if lane.closed:
                 self._closing.append(slot)
@@ -232,9 +277,10 @@ def _take(job: _Job, drafted: tuple[int, ...] | None, took_ms: float) -> None:
         return
     lane.draft_ms = took_ms
     if job.holds(drafted):
-        # What was committed meanwhile is no longer a draft.
-        known = len(lane.tokens) + len(lane.chain) - len(job.sequence)
-        lane.chain.extend(drafted[known:])
+        # What was committed meanwhile is no longer a draft, nor what was foretold.
+        known = [*lane.tokens[job.final :], *lane.chain][len(job.sequence) - job.final :]
+        if tuple(known) == drafted[: len(known)]:
+            lane.chain.extend(drafted[len(known) :])
         lane.silent = not drafted
     lane.grown()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from outrider.partitioner.signals import Share
 from outrider.protocol.constraint import Constraint
@@ -18,6 +18,9 @@ from outrider.protocol.status import (
     Status,
 )
 from outrider.protocol.stream import StreamEvent
+
+if TYPE_CHECKING:
+    from outrider.models.served import Served
 
 __all__ = [
     "CloudStatus",
@@ -86,6 +89,11 @@ class EdgeService(Protocol):
 
     def cancel(self, request_id: str) -> None:
         """End a running request; nothing happens to one that has ended. Raises NotFound."""
+        ...
+
+    async def served(self, request: GenerateRequest) -> Served:
+        """Vocabulary, tokenizer and chat template of the model that would answer. Waits for a
+        cloud, and raises, as `generate` does."""
         ...
 
     def render(self, request: GenerateRequest) -> tuple[int, ...]:

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from outrider.edge.answer import Answer
-from outrider.edge.drafter import Drafter
+from outrider.edge.drafter import Drafter, Lane
+from outrider.edge.foretold import Foretold
 from outrider.edge.journal import (
     FORMAT,
     Committed,
@@ -106,6 +107,8 @@ class Job:
     exact: bool = False
     """What the target was last known to be; `Started` says so until a cloud has answered."""
     numeric_class: str = ""
+    prediction: tuple[int, ...] = ()
+    """What the answer probably repeats."""
     constraint: Constraint | None = None
     """What the answer must match."""
     share: Share = "tokens"
@@ -216,19 +219,29 @@ class Request:
         if self.steering is not None:
             answer.acceptance = self.steering.acceptance
         answer.drafting = job.placement == "edge" or self._drafts()
-        if answer.drafting:
+        if answer.drafting or job.prediction:
             self._give_lane(answer)
         return answer
 
     def _give_lane(self, answer: Answer) -> None:
         """Let the answer be drafted, where there is a drafter; those that end have none."""
-        if self.drafter is None or answer.lane is not None or answer.done:
-            return
         job = self.job
+        if answer.lane is not None or answer.done:
+            return
+        if self.drafter is None and not job.prediction:
+            return
         length = len(job.prompt)
         sampling = Sampling(job.sampling, job.seed, answer.number, length, job.constraint)
         tokens = (*job.prompt, *answer.ledger.tokens)
-        lane = answer.lane = self.drafter.open(sampling, tokens, self._kick.set, job.id)
+        if self.drafter is None:
+            lane = Lane(sampling, list(tokens), self._kick.set)
+        else:
+            lane = self.drafter.open(sampling, tokens, self._kick.set, job.id)
+        answer.lane = lane
+        if job.prediction:
+            lane.foretold = Foretold(job.prediction)
+            for token in answer.ledger.tokens:
+                lane.foretold.follow(token)
         steering, number = self.steering, answer.number
         if steering is not None:
             lane.drawn = lambda count, ms, own: steering.burst(count, ms, own, number)
@@ -539,7 +552,7 @@ class Request:
     def _cap(self) -> int | None:
         """The farthest that lanes may draft: the user's bound, and the policy's."""
         bounds = [self.job.hint_depth]
-        if self.steering is not None:
+        if self.steering is not None and self._drafts():
             bounds.append(self.steering.depth)
         known = [bound for bound in bounds if bound is not None]
         return min(known, default=None)
@@ -665,6 +678,7 @@ class Request:
         """Let the lanes run on past the committed end; what they say is shown."""
         for answer in self.answers:
             if not answer.done and answer.lane is not None:
+                answer.lane.speak()
                 answer.lane.depth = self.job.max_tokens - answer.end
                 self._keep(ProvisionalRecord(answer.number, answer.end))
         self._nudge()
@@ -720,6 +734,7 @@ class Request:
                     answer.forked_at = 0
                 self._keep(Fork(answer.number, answer.end, self.job.draft_model))
                 assert answer.lane is not None
+                answer.lane.speak()
                 answer.lane.depth = self.job.max_tokens - answer.end
                 answer.lane.silent = False
         self._nudge()
@@ -817,7 +832,7 @@ class Request:
             finish_reason=_finish_reason(answer, how),
             completion_tokens=answer.end,
             prompt_tokens=len(job.prompt),
-            speculation=answer.counts.speculation(),
+            speculation=answer.speculation(),
             exact=self.exact and answer.forked_at is None and not self.class_changed_at,
             mixed_from=answer.forked_at,
             class_changed_at=tuple(self.class_changed_at),

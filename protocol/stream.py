@@ -100,6 +100,9 @@ class Speculation(msgspec.Struct, frozen=True):
     """Entry i: spec steps in which exactly i hint rows were accepted."""
     discarded_target_tokens: int = 0
     """Committed by the target beyond a stop string, and thrown away."""
+    predicted_tokens: int = 0
+    """Drafts taken from the request's prediction."""
+    accepted_predicted_tokens: int = 0
 
 
 class Done(_Base, frozen=True, tag="done"):

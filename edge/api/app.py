@@ -16,6 +16,7 @@ from starlette.routing import Route
 
 from outrider.daemon.reload import Reloaded
 from outrider.edge.api import metrics as pages
+from outrider.edge.api.anthropic import Anthropic
 from outrider.edge.api.context import Context, EventSource
 from outrider.edge.api.control import Control
 from outrider.edge.api.errors import no_route, respond
@@ -24,9 +25,12 @@ from outrider.edge.api.guard import Guard
 from outrider.edge.api.metrics import Metrics
 from outrider.edge.api.native import Native
 from outrider.edge.api.net import Net
+from outrider.edge.api.ollama import Ollama
 from outrider.edge.api.openai import OpenAI
 from outrider.edge.api.plans import Plans
+from outrider.edge.api.responses import Responses
 from outrider.edge.api.settings import ApiSettings
+from outrider.edge.api.words import Words
 from outrider.edge.service import EdgeService, Placement
 from outrider.errors import LinkError, OutriderError
 
@@ -59,8 +63,17 @@ def build(
     settings = settings or ApiSettings()
     context = Context(service, settings, Metrics(), events, ready, timeout, now, pin)
     house = House(context)
-    routes = [*house.routes(), *OpenAI(context).routes(), *Native(context).routes()]
-    routes += Plans(context).routes()
+    faces = (
+        house,
+        OpenAI(context),
+        Words(context),
+        Ollama(context),
+        Responses(context),
+        Anthropic(context),
+        Native(context),
+        Plans(context),
+    )
+    routes = [route for face in faces for route in face.routes()]
     routes += Control(reload).routes()
     house.served = [str(route.path) for route in routes]
     return Starlette(

@@ -89,6 +89,9 @@ class Guard:
         if not self._settings.api_keys:
             return True
         scheme, _, key = headers.get("authorization", "").partition(" ")
+        if "authorization" not in headers:
+            # Clients of Anthropic's API send it so.
+            scheme, key = "bearer", headers.get("x-api-key", "")
         given = key.strip().encode()
         # Every key is compared, each in constant time, so that timing tells nothing.
         matches = [hmac.compare_digest(given, one.encode()) for one in self._settings.api_keys]

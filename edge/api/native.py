@@ -17,6 +17,7 @@ from outrider.edge.api.body import read
 from outrider.edge.api.context import Context
 from outrider.edge.api.errors import envelope
 from outrider.edge.api.fields import Fields, refuse
+from outrider.edge.api.fit import fit
 from outrider.edge.api.flow import Flow
 from outrider.edge.api.openai import begin
 from outrider.edge.api.tracing import Thread, traced
@@ -52,7 +53,8 @@ class Native:
         """
         settings = self._context.settings
         seen, body = watching.of_body(await read(request, settings.max_body_bytes))
-        (asked,) = parse.native(body, settings).requests
+        fitted = await fit(parse.native(body, settings), self._context.service)
+        (asked,) = fitted.requests
         asked = replace(asked, linger_s=seen.linger_s)
         answers = self._context.metrics.counted(self._context.service.generate(asked))
         return await begin(request, self._lines(self._watched(answers, seen, Thread())), NDJSON)

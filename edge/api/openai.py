@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
@@ -14,19 +14,14 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from outrider.edge.api import parse, sse
-from outrider.edge.api.body import read
+from outrider.edge.api.answering import Answering, Parser, body_of, framed
 from outrider.edge.api.context import Context
 from outrider.edge.api.errors import envelope
 from outrider.edge.api.flow import HungUp, unless_hung_up
-from outrider.edge.api.parse import Asked
-from outrider.edge.api.settings import ApiSettings
+from outrider.edge.api.parse import ALIASES
 from outrider.edge.api.shapes import Chat, Shape, Text
-from outrider.edge.api.transcript import Transcript
 from outrider.edge.service import ModelCard
 from outrider.errors import NotFound, OutriderError
-from outrider.protocol.stream import StreamEvent, Waiting
-
-Parser = Callable[[Mapping[str, Any], ApiSettings], Asked]
 
 
 class OpenAI:
@@ -49,9 +44,12 @@ class OpenAI:
 
     async def model(self, request: Request) -> Response:
         wanted = request.path_params["id"]
-        for card in self._context.service.models():
+        cards = self._context.service.models()
+        for card in cards:
             if card.id == wanted:
                 return _json(_card(card))
+        if wanted in ALIASES and cards:
+            return _json({**_card(cards[0]), "id": wanted})
         raise NotFound(
             "there is no such model", param="model", todo="GET /v1/models lists what there is"
         )
@@ -63,49 +61,20 @@ class OpenAI:
         return await self._answer(request, parse.completion, Text())
 
     async def _answer(self, request: Request, parser: Parser, shape: Shape) -> ASGIApp:
-        settings = self._context.settings
-        asked = parser(await read(request, settings.max_body_bytes), settings)
-        transcript = Transcript(
-            asked, shape, self._speller(asked.requests[0].model), int(self._context.now())
-        )
-        if asked.streamed:
-            frames = self._frames(asked, transcript)
-            return await begin(request, frames, "text/event-stream; charset=utf-8")
-        return _json(await unless_hung_up(request.receive, self._collect(asked, transcript)))
-
-    def _speller(self, model: str) -> Callable[[int], bytes]:
-        return lambda token: self._context.service.detokenize(model, (token,))
-
-    async def _collect(self, asked: Asked, transcript: Transcript) -> dict[str, Any]:
-        async with self._context.flow(asked.requests) as flow:
-            async for batch in flow.batches():
-                for source, event in batch:
-                    transcript.take(source, event)
-        transcript.check()
-        return transcript.answer()
-
-    async def _frames(self, asked: Asked, transcript: Transcript) -> AsyncGenerator[bytes, None]:
-        """Chunks, pings and the end; an error before the first frame is the caller's to show."""
-        begun = False
-        try:
-            async with self._context.flow(asked.requests) as flow:
-                async for batch in flow.batches():
-                    frame = b"".join(map(sse.data, transcript.chunks(batch)))
-                    if frame or waits(batch):
-                        yield frame or sse.PING
-                        begun = True
-            transcript.check()
-        except Exception as error:
-            if not begun:
-                raise
-            yield sse.data(envelope(self._context.typed(error)))
-        else:
-            yield sse.DONE
+        context = self._context
+        body = await body_of(request, context)
+        answering = await Answering.begin(context, body, parser, shape)
+        if not answering.asked.streamed:
+            return _json(await answering.whole(request))
+        frames = framed(context, _frames(answering), lambda error: sse.data(envelope(error)))
+        return await begin(request, frames, "text/event-stream; charset=utf-8")
 
 
-def waits(batch: Sequence[tuple[int, StreamEvent]]) -> bool:
-    """Nothing came for a while, or the service says that nothing will for now."""
-    return not batch or any(isinstance(event, Waiting) for _, event in batch)
+async def _frames(answering: Answering) -> AsyncGenerator[bytes, None]:
+    """Chunks, pings and the end."""
+    async for chunks in answering.chunks():
+        yield b"".join(map(sse.data, chunks)) or sse.PING
+    yield sse.DONE
 
 
 async def begin(request: Request, frames: AsyncGenerator[bytes, None], media: str) -> ASGIApp:

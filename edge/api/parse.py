@@ -3,38 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
+from outrider.edge.api.calls import Listening
 from outrider.edge.api.fields import Fields, clean, refuse, unsupported
 from outrider.edge.api.settings import ApiSettings
-from outrider.edge.service import Fallback, GenerateRequest, Placement
+from outrider.edge.api.structure import FIELDS, structure
+from outrider.edge.api.tools import Tools, function_name, tools, turn_calls
+from outrider.edge.service import Fallback, GenerateRequest, Placement, Share
+from outrider.protocol.constraint import Constraint
 from outrider.protocol.sampling import SamplingParams
 
 MAX_TOKENS = 2**31 - 1
 MAX_STOPS = 4
 MAX_TOP_LOGPROBS = 20
 MAX_BIASES = 1024
+PLACEMENTS = ("auto", "edge", "cloud", "draft", "split")
+OURS = ("placement", "fallback", "exact", "retract", "share", "small_allowed")
+"""Fields of `outrider` in a request."""
 
 _COMMON = frozenset(
     """model stream stream_options max_tokens max_completion_tokens temperature top_p top_k min_p
     presence_penalty frequency_penalty repetition_penalty logit_bias stop seed n logprobs
-    top_logprobs outrider""".split()
-)
+    top_logprobs prediction outrider""".split()
+) | frozenset(FIELDS)
+_TOOLS = frozenset({"tools", "tool_choice", "parallel_tool_calls"})
 
 NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "tools": ([],),
     "tool_choice": ("none", "auto"),
+    "suffix": ("",),
+    "echo": (False,),
     "functions": ([],),
     "function_call": ("none", "auto"),
-    "response_format": ({"type": "text"},),
     "modalities": (["text"],),
     "audio": (),
     "reasoning_effort": ("none",),
     "web_search_options": (),
-    "suffix": ("",),
-    "echo": (False,),
     "best_of": (1,),
+    "guided_whitespace_pattern": (),
     "ignore_eos": (False,),
     "min_tokens": (0,),
     "stop_token_ids": ([],),
@@ -43,13 +51,6 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "length_penalty": (1, 1.0),
     "prompt_logprobs": (),
     "truncate_prompt_tokens": (),
-    "guided_json": (),
-    "guided_regex": (),
-    "guided_choice": (),
-    "guided_grammar": (),
-    "structured_outputs": (),
-    "grammar": ("",),
-    "json_schema": (),
     "chat_template": (),
     "chat_template_kwargs": ({},),
     "continue_final_message": (False,),
@@ -64,6 +65,12 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
 """Fields that would change the answer, each with the values that would not."""
 
 
+ALIASES: tuple[Placement, ...] = ("auto", "edge", "cloud", "draft", "split")
+"""Names for the default model that pin where it answers."""
+
+Prompt = str | tuple[int, ...] | tuple[Mapping[str, Any], ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Asked:
     """A request body, understood: one `GenerateRequest` a prompt."""
@@ -74,29 +81,53 @@ class Asked:
     """Ask of `stream_options.include_usage`."""
     ignored: tuple[str, ...]
     """Fields that change nothing here; named in the response."""
+    usage_live: bool = False
+    """Count in every chunk, as `stream_options.continuous_usage_stats` asks."""
+    tools: Tools | None = None
+    constrained: tuple[Constraint, str] | None = None
+    """What an answer must match, and the field that says so."""
+    suffix: str = ""
+    """Text that comes behind the answer."""
+    whole_calls: bool = False
+    """A call is told of once it is whole, in a stream too."""
+    echoes: bool = False
+    """The answer begins with its prompt."""
+    prompts: tuple[Prompt, ...] = ()
+    """As they were sent."""
+    listening: Listening | None = None
+    """For calls in the answer; known once the model is."""
 
 
 def chat(body: Mapping[str, Any], settings: ApiSettings) -> Asked:
     """`/v1/chat/completions`."""
     fields = Fields(body)
-    ignored = _sort_out(fields, _COMMON | {"messages"})
+    ignored = _sort_out(fields, _COMMON | _TOOLS | {"messages"})
     messages = _messages(fields.raw("messages"))
     wanted = fields.flag("logprobs")
     top = fields.whole("top_logprobs", 0, MAX_TOP_LOGPROBS)
     if top is not None and not wanted:
         raise refuse("top_logprobs", "absent unless logprobs is true")
     request = _request(fields, settings, messages, (top or 0) if wanted else None)
-    return _asked(fields, (request,), ignored)
+    return replace(_asked(fields, (request,), ignored), tools=tools(fields))
 
 
 def completion(body: Mapping[str, Any], settings: ApiSettings) -> Asked:
     """`/v1/completions`: one text, several texts, token ids, or several lists of them."""
     fields = Fields(body)
-    ignored = _sort_out(fields, (_COMMON | {"prompt"}) - {"top_logprobs"})
+    ignored = _sort_out(fields, (_COMMON | {"prompt", "suffix", "echo"}) - {"top_logprobs"})
     top = fields.whole("logprobs", 0, MAX_TOP_LOGPROBS)
     prompts = _prompts(fields.raw("prompt"), settings)
     requests = tuple(_request(fields, settings, prompt, top) for prompt in prompts)
-    return _asked(fields, requests, ignored)
+    asked = replace(
+        _asked(fields, requests, ignored),
+        suffix=fields.text("suffix") or "",
+        echoes=fields.flag("echo") or False,
+    )
+    if asked.suffix and not all(isinstance(prompt, str) for prompt in prompts):
+        raise refuse("suffix", "absent beside token ids: it is put behind a prompt of text")
+    if asked.echoes and top is not None:
+        raise unsupported("echo", "leave echo or logprobs out: prompts have no logprobs here")
+    return asked
 
 
 def native(body: Mapping[str, Any], settings: ApiSettings) -> Asked:
@@ -104,6 +135,8 @@ def native(body: Mapping[str, Any], settings: ApiSettings) -> Asked:
     asked = (chat if body.get("messages") is not None else completion)(body, settings)
     if len(asked.requests) != 1:
         raise refuse("prompt", "one prompt")
+    if asked.echoes:
+        raise unsupported("echo")
     return asked
 
 
@@ -129,16 +162,28 @@ def _asked(
     fields: Fields, requests: tuple[GenerateRequest, ...], ignored: tuple[str, ...]
 ) -> Asked:
     streamed = fields.flag("stream") or False
-    usage_wanted = fields.inner("stream_options").flag("include_usage") or False
+    options = fields.inner("stream_options")
+    usage_wanted = options.flag("include_usage") or False
+    usage_live = options.flag("continuous_usage_stats") or False
     if fields.raw("stream_options") is not None and not streamed:
         raise refuse("stream_options", "absent unless stream is true")
-    return Asked(requests, streamed, usage_wanted, ignored)
+    if usage_live and not usage_wanted:
+        raise refuse("stream_options.continuous_usage_stats", "absent unless include_usage is true")
+    return Asked(
+        requests,
+        streamed,
+        usage_wanted,
+        ignored,
+        usage_live=usage_live,
+        constrained=structure(fields),
+        prompts=tuple(request.prompt for request in requests),
+    )
 
 
 def _request(
     fields: Fields,
     settings: ApiSettings,
-    prompt: str | tuple[int, ...] | tuple[Mapping[str, Any], ...],
+    prompt: Prompt,
     top_logprobs: int | None,
 ) -> GenerateRequest:
     ours = fields.inner("outrider")
@@ -146,25 +191,43 @@ def _request(
     return GenerateRequest(
         prompt=prompt,
         model=fields.text("model") or "",
+        prediction=_prediction(fields.raw("prediction")),
         sampling=_sampling(fields),
         n=fields.whole("n", 1, settings.max_choices) or 1,
         max_tokens=_max_tokens(fields),
         stop=_stops(fields.raw("stop")),
         seed=_seed(fields),
         top_logprobs=top_logprobs,
-        placement=cast(
-            Placement, ours.choice("placement", ("auto", "edge", "cloud", "draft")) or "auto"
-        ),
+        placement=cast(Placement, ours.choice("placement", PLACEMENTS) or "auto"),
         fallback=cast(Fallback | None, ours.choice("fallback", ("wait", "local", "error"))),
         exact_required=ours.choice("exact", ("required", "preferred")) == "required",
         retract=ours.flag("retract") or False,
+        share=cast(Share | None, ours.choice("share", ("tokens", "hidden", "nothing"))),
+        small_allowed=ours.flag("small_allowed") or False,
     )
+
+
+def _prediction(value: Any) -> str:
+    """OpenAI's `prediction`: an object with `content`, a text or text parts."""
+    if value is None:
+        return ""
+    if not isinstance(value, dict):
+        raise refuse("prediction", "an object with type and content")
+    if value.get("type", "content") != "content":
+        raise refuse("prediction.type", "content")
+    content = value.get("content")
+    if isinstance(content, list):
+        return _parts(content, "prediction.content", "")
+    found = Fields(value, "prediction.").text("content")
+    if found is None:
+        raise refuse("prediction.content", "text, or a list of text parts")
+    return found
 
 
 def _check_ours(ours: Fields) -> None:
     for name in ours.given():
-        if name not in ("placement", "fallback", "exact", "retract"):
-            raise refuse(ours.named(name), "one of placement, fallback, exact, retract")
+        if name not in OURS:
+            raise refuse(ours.named(name), f"one of {', '.join(OURS)}")
 
 
 def _sampling(fields: Fields) -> SamplingParams:
@@ -248,33 +311,75 @@ def _prompt(value: Any) -> str | tuple[int, ...]:
 def _messages(value: Any) -> tuple[Mapping[str, Any], ...]:
     if not isinstance(value, list) or not value:
         raise refuse("messages", "a list with at least one message")
-    return tuple(_message(item, f"messages[{i}]") for i, item in enumerate(value))
+    return _named(tuple(_message(item, f"messages[{i}]") for i, item in enumerate(value)))
 
 
-_ROLES = ("system", "developer", "user", "assistant")
+def _named(messages: tuple[Mapping[str, Any], ...]) -> tuple[Mapping[str, Any], ...]:
+    """Results with the names of the functions that were called, which some templates show."""
+    names = {
+        call["id"]: call["function"]["name"]
+        for message in messages
+        for call in message.get("tool_calls", ())
+        if "id" in call
+    }
+    return tuple(
+        {**message, "name": names[message["tool_call_id"]]}
+        if message["role"] == "tool"
+        and "name" not in message
+        and message.get("tool_call_id") in names
+        else message
+        for message in messages
+    )
+
+
+_ROLES = ("system", "developer", "user", "assistant", "tool")
 
 
 def _message(value: Any, at: str) -> Mapping[str, Any]:
     if not isinstance(value, dict):
         raise refuse(at, "an object with role and content")
     fields = Fields(value, f"{at}.")
-    if value.get("role") in ("tool", "function"):
-        raise unsupported(f"{at}.role")
-    if value.get("role") not in _ROLES:
+    role = value.get("role")
+    if role == "function":
+        raise unsupported(f"{at}.role", "send results with role tool")
+    if role not in _ROLES:
         raise refuse(f"{at}.role", f"one of {', '.join(_ROLES)}")
-    for name in ("tool_calls", "function_call", "audio", "refusal"):
-        if value.get(name):
-            raise unsupported(f"{at}.{name}")
-    content = value.get("content")
+    for refused in ("function_call", "audio", "refusal"):
+        if value.get(refused):
+            raise unsupported(f"{at}.{refused}")
+    found: dict[str, Any] = {"role": role}
+    if value.get("tool_calls"):
+        if role != "assistant":
+            raise refuse(f"{at}.tool_calls", "absent unless the role is assistant")
+        found["tool_calls"] = turn_calls(value["tool_calls"], f"{at}.tool_calls")
+    found["content"] = _content(fields, f"{at}.content", "tool_calls" in found)
+    if role == "tool":
+        found |= _result_of(fields, at)
+    return found
+
+
+def _content(fields: Fields, at: str, optional: object) -> str:
+    content = fields.raw("content")
     if isinstance(content, list):
-        return {"role": value["role"], "content": _parts(content, f"{at}.content")}
+        return _parts(content, at)
     text = fields.text("content")
-    if text is None:
-        raise refuse(f"{at}.content", "text, or a list of text parts")
-    return {"role": value["role"], "content": text}
+    if text is None and not optional:
+        raise refuse(at, "text, or a list of text parts")
+    return text or ""
 
 
-def _parts(parts: Sequence[Any], at: str) -> str:
+def _result_of(fields: Fields, at: str) -> dict[str, Any]:
+    """Which call a tool's message answers."""
+    found: dict[str, Any] = {}
+    identity = fields.text("tool_call_id")
+    if identity is not None:
+        found["tool_call_id"] = identity
+    if fields.raw("name") is not None:
+        found["name"] = function_name(fields.raw("name"), f"{at}.name")
+    return found
+
+
+def _parts(parts: Sequence[Any], at: str, between: str = "\n") -> str:
     """Text parts, joined as the templates of text models expect them."""
     texts = []
     for i, part in enumerate(parts):
@@ -287,4 +392,4 @@ def _parts(parts: Sequence[Any], at: str) -> str:
         if text is None:
             raise refuse(f"{here}.text", "text")
         texts.append(text)
-    return "\n".join(texts)
+    return between.join(texts)

@@ -31,14 +31,17 @@ def usage(ended: Sequence[Ended]) -> dict[str, Any]:
     spoken = sum(one.done.completion_tokens for one in ended)
     prompts = sum({one.source: one.done.prompt_tokens for one in ended}.values())
     speculation = total(one.done.speculation for one in ended)
-    accepted = speculation.num_accepted_draft_tokens
+    accepted, drafted = speculation.num_accepted_draft_tokens, speculation.num_draft_tokens
+    if speculation.predicted_tokens:
+        # The request brought a prediction: the fields mean what OpenAI means by them.
+        accepted, drafted = speculation.accepted_predicted_tokens, speculation.predicted_tokens
     return {
         "prompt_tokens": prompts,
         "completion_tokens": spoken,
         "total_tokens": prompts + spoken,
         "completion_tokens_details": {
             "accepted_prediction_tokens": accepted,
-            "rejected_prediction_tokens": speculation.num_draft_tokens - accepted,
+            "rejected_prediction_tokens": drafted - accepted,
             "reasoning_tokens": 0,
         },
     }
@@ -61,6 +64,8 @@ def total(parts: Iterable[Speculation]) -> Speculation:
         passes=add("passes"),
         acceptance_histogram=tuple(sum(column) for column in columns),
         discarded_target_tokens=add("discarded_target_tokens"),
+        predicted_tokens=add("predicted_tokens"),
+        accepted_predicted_tokens=add("accepted_predicted_tokens"),
     )
 
 

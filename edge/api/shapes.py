@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+from outrider.edge.api.calls import Call, CallDelta
 from outrider.protocol.stream import Logprob, Token
 
 Spell = Callable[[int], bytes]
@@ -24,6 +25,10 @@ class Shape(Protocol):
         """The choice of the first chunk, if the endpoint has one."""
         ...
 
+    def called(self, index: int, delta: CallDelta, logprobs: Any) -> dict[str, Any]:
+        """The choice of a chunk with a piece of a call."""
+        ...
+
     def piece(self, index: int, text: str, logprobs: Any) -> dict[str, Any]:
         """The choice of a chunk with text."""
         ...
@@ -32,7 +37,9 @@ class Shape(Protocol):
         """The choice of the last chunk."""
         ...
 
-    def choice(self, index: int, text: str, logprobs: Any, reason: str) -> dict[str, Any]:
+    def choice(
+        self, index: int, text: str, calls: Sequence[Call], logprobs: Any, reason: str
+    ) -> dict[str, Any]:
         """The choice of a whole answer."""
         ...
 
@@ -54,6 +61,14 @@ class Chat:
     def piece(self, index: int, text: str, logprobs: Any) -> dict[str, Any]:
         return self._delta(index, {"content": text}, logprobs, None)
 
+    def called(self, index: int, delta: CallDelta, logprobs: Any) -> dict[str, Any]:
+        function: dict[str, Any] = {"arguments": delta.arguments}
+        call: dict[str, Any] = {"index": delta.index, "function": function}
+        if delta.name:
+            function["name"] = delta.name
+            call |= {"id": delta.id, "type": "function"}
+        return self._delta(index, {"tool_calls": [call]}, logprobs, None)
+
     def closing(self, index: int, reason: str) -> dict[str, Any]:
         return self._delta(index, {}, None, reason)
 
@@ -62,8 +77,12 @@ class Chat:
     ) -> dict[str, Any]:
         return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
 
-    def choice(self, index: int, text: str, logprobs: Any, reason: str) -> dict[str, Any]:
-        message = {"role": "assistant", "content": text, "refusal": None}
+    def choice(
+        self, index: int, text: str, calls: Sequence[Call], logprobs: Any, reason: str
+    ) -> dict[str, Any]:
+        message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
+        if calls:
+            message |= {"content": text or None, "tool_calls": [_call(call) for call in calls]}
         return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": reason}
 
     def logprobs(self, tokens: Sequence[Token], spell: Spell, offset: int) -> dict[str, Any]:
@@ -87,10 +106,16 @@ class Text:
     def piece(self, index: int, text: str, logprobs: Any) -> dict[str, Any]:
         return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": None}
 
+    def called(self, index: int, delta: CallDelta, logprobs: Any) -> dict[str, Any]:
+        """Completions take no tools."""
+        return self.piece(index, delta.arguments, logprobs)
+
     def closing(self, index: int, reason: str) -> dict[str, Any]:
         return {"index": index, "text": "", "logprobs": None, "finish_reason": reason}
 
-    def choice(self, index: int, text: str, logprobs: Any, reason: str) -> dict[str, Any]:
+    def choice(
+        self, index: int, text: str, calls: Sequence[Call], logprobs: Any, reason: str
+    ) -> dict[str, Any]:
         return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}
 
     def logprobs(self, tokens: Sequence[Token], spell: Spell, offset: int) -> dict[str, Any]:
@@ -104,6 +129,11 @@ class Text:
             "top_logprobs": [_best(token.top_logprobs) for token in tokens],
             "text_offset": offsets,
         }
+
+
+def _call(call: Call) -> dict[str, Any]:
+    function = {"name": call.name, "arguments": call.arguments}
+    return {"id": call.id, "type": "function", "function": function}
 
 
 def spelling(raw: bytes) -> str:

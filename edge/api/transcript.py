@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from outrider.edge.api import report
+from outrider.edge.api.calls import Piece, Reader
 from outrider.edge.api.errors import internal
 from outrider.edge.api.parse import Asked
 from outrider.edge.api.shapes import Shape, Spell
@@ -34,10 +35,29 @@ class Choice:
     started: Started
     fresh: list[Token] = field(default_factory=list)
     """Tokens that no chunk has carried yet; of a whole answer, all."""
+    waiting: list[Token] = field(default_factory=list)
+    """Of those that were read, the ones whose logprobs no chunk has carried yet."""
     length: int = 0
     """Characters that chunks have carried."""
+    tokens: int = 0
+    reader: Reader | None = None
+    """Finds calls in the answer, where there may be some."""
     forked: Forked | None = None
     done: Done | None = None
+
+    def read(self) -> list[Piece]:
+        """What the fresh tokens say: text, or pieces of calls."""
+        if self.reader is None:
+            text = "".join(token.text for token in self.fresh)
+            return [text] if text else []
+        pieces = self.reader.say(self.fresh)
+        return pieces + self.reader.end() if self.done is not None else pieces
+
+    def reason(self) -> str:
+        assert self.done is not None
+        if self.reader is not None and self.reader.calls and self.done.finish_reason == "stop":
+            return "tool_calls"
+        return self.done.finish_reason
 
     def ended(self) -> report.Ended:
         assert self.done is not None
@@ -73,12 +93,13 @@ class Transcript:
         """Add an event to its choice; None for one that has not started."""
         index = source * self._n + event.choice
         if isinstance(event, Started):
-            self._choices[index] = Choice(index, source, event)
+            self._choices[index] = self._new(index, source, event)
         choice = self._choices.get(index)
         if choice is None:
             return None
         if isinstance(event, Token):
             choice.fresh.append(event)
+            choice.tokens += 1
         elif isinstance(event, Forked):
             choice.forked = event
         elif isinstance(event, Done):
@@ -87,6 +108,12 @@ class Transcript:
             else:
                 choice.done = event
         return choice
+
+    def _new(self, index: int, source: int, started: Started) -> Choice:
+        listening = self._asked.listening
+        answer = f"{started.request} {index}"
+        reader = listening.reader(answer) if listening is not None else None
+        return Choice(index, source, started, reader=reader)
 
     def check(self) -> None:
         """At the end: raise when an answer failed, or has no end (a bug, not a short answer)."""
@@ -109,14 +136,27 @@ class Transcript:
 
     def _whole(self, choice: Choice) -> dict[str, Any]:
         assert choice.done is not None
-        text = "".join(token.text for token in choice.fresh)
-        logprobs = self._logprobs_of(choice)
-        return self._shape.choice(choice.index, text, logprobs, choice.done.finish_reason)
+        echo = self._echo(choice)
+        choice.length = len(echo)
+        logprobs = self._logprobs_of(choice, choice.fresh)
+        text = echo + "".join(piece for piece in choice.read() if isinstance(piece, str))
+        calls = choice.reader.calls if choice.reader is not None else ()
+        return self._shape.choice(choice.index, text, calls, logprobs, choice.reason())
 
-    def _logprobs_of(self, choice: Choice) -> dict[str, Any] | None:
+    def _echo(self, choice: Choice) -> str:
+        """The prompt before its answer, where that is asked for."""
+        if not self._asked.echoes:
+            return ""
+        prompt = self._asked.prompts[choice.source]
+        if isinstance(prompt, str):
+            return prompt
+        spelt = [self._spell(token) for token in prompt if isinstance(token, int)]
+        return b"".join(spelt).decode("utf-8", "replace")
+
+    def _logprobs_of(self, choice: Choice, tokens: Sequence[Token]) -> dict[str, Any] | None:
         if not self._logprobs:
             return None
-        return self._shape.logprobs(choice.fresh, self._spell, choice.length)
+        return self._shape.logprobs(tokens, self._spell, choice.length)
 
     # --- chunks --------------------------------------------------------------------------------
 
@@ -136,32 +176,41 @@ class Transcript:
 
     def _flush(self, choice: Choice) -> list[Chunk]:
         """The fresh tokens; those without text wait for one with (half a character)."""
-        text = "".join(token.text for token in choice.fresh)
-        if not text and not (choice.done and self._logprobs and choice.fresh):
-            if not self._logprobs:
-                choice.fresh.clear()
-            return []
-        piece = self._shape.piece(choice.index, text, self._logprobs_of(choice))
-        choice.length += len(text)
+        pieces = choice.read()
+        if self._logprobs:
+            choice.waiting += choice.fresh
         choice.fresh.clear()
-        return [self._part(choice, piece)]
+        if not pieces and choice.done is not None and choice.waiting:
+            pieces = [""]
+        return [self._said(choice, piece) for piece in pieces]
+
+    def _said(self, choice: Choice, piece: Piece) -> Chunk:
+        """A chunk; the first one after a while carries the logprobs of all tokens in it."""
+        tokens, choice.waiting = choice.waiting, []
+        logprobs = self._logprobs_of(choice, tokens) if tokens else None
+        if not isinstance(piece, str):
+            return self._part(choice, self._shape.called(choice.index, piece, logprobs))
+        choice.length += len(piece)
+        return self._part(choice, self._shape.piece(choice.index, piece, logprobs))
 
     def _chunks_of(self, choice: Choice, event: StreamEvent) -> list[Chunk]:
         """What an event makes by itself; tokens wait for `_flush`."""
         if isinstance(event, Started):
             opening = self._shape.opening(choice.index)
-            return [self._part(choice, opening)] if opening else []
+            made = [self._part(choice, opening)] if opening else []
+            echo = self._echo(choice)
+            return [*made, self._said(choice, echo)] if echo else made
         if isinstance(event, Done):
-            return self._flush(choice) + (self._closing(choice, event) if choice.done else [])
+            return self._flush(choice) + (self._closing(choice) if choice.done else [])
         if isinstance(event, Forked):
             return [self._note(choice, _forked(choice, event))]
         if self._retracts and isinstance(event, Provisional | Retract | Waiting):
             return [self._note(choice, _retractable(event))]
         return []
 
-    def _closing(self, choice: Choice, done: Done) -> list[Chunk]:
+    def _closing(self, choice: Choice) -> list[Chunk]:
         """The finish reason; after the last choice the report, with the usage if asked for."""
-        closing = self._part(choice, self._shape.closing(choice.index, done.finish_reason))
+        closing = self._part(choice, self._shape.closing(choice.index, choice.reason()))
         if len(self.ended) < self._expected:
             return [closing]
         if not self._asked.usage_wanted:
@@ -176,8 +225,21 @@ class Transcript:
         return {**self._part(choice, piece), "outrider": about}
 
     def _part(self, choice: Choice, body: dict[str, Any]) -> Chunk:
-        usage = {"usage": None} if self._asked.usage_wanted else {}
+        usage: Chunk = {"usage": None} if self._asked.usage_wanted else {}
+        if self._asked.usage_live:
+            usage = {"usage": self._so_far()}
         return {**self._head(self._shape.part, choice), "choices": [body], **usage}
+
+    def _so_far(self) -> Chunk:
+        """vLLM's `continuous_usage_stats`: what was counted until now."""
+        spoken = sum(choice.tokens for choice in self._choices.values())
+        prompts = {choice.source: choice.started.prompt_tokens for choice in self._choices.values()}
+        read = sum(prompts.values())
+        return {
+            "prompt_tokens": read,
+            "completion_tokens": spoken,
+            "total_tokens": read + spoken,
+        }
 
     def _head(self, kind: str, choice: Choice) -> dict[str, Any]:
         first = self._choices[min(self._choices)].started

@@ -24,6 +24,7 @@ from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from outrider.errors import InvalidRequest, ModelCorrupt
+from outrider.models import calls
 from outrider.models.check.gguf import check_gguf
 from outrider.models.source import ModelFiles
 from outrider.models.vocabulary import MAX_TOKENIZER
@@ -68,8 +69,11 @@ class ChatTemplate:
     ) -> str:
         """The prompt. `now` is what `strftime_now` tells; `extra` are the template's own switches.
 
-        Raises InvalidRequest when the template refuses the messages or runs over its budget.
+        A template that knows no tools gets them, calls and results in plain words. Raises
+        InvalidRequest when the template refuses the messages or runs over its budget.
         """
+        if _of_tools(messages, tools) and not calls.knows_tools(self.source or ""):
+            messages, tools = calls.spelled(messages, tools), None
         if self._compiled is None:
             return _plain(messages)
         return _rendered(
@@ -138,6 +142,13 @@ def _named_tokens(config: Mapping[str, object]) -> dict[str, str]:
         if name.endswith("_token") and isinstance(text, str):
             found[name] = text
     return found
+
+
+def _of_tools(messages: Sequence[Message], tools: Sequence[Mapping[str, object]] | None) -> bool:
+    """Whether the conversation is about tools at all."""
+    return bool(tools) or any(
+        message.get("role") == "tool" or message.get("tool_calls") for message in messages
+    )
 
 
 def _plain(messages: Sequence[Message]) -> str:

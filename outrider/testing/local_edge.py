@@ -12,6 +12,7 @@ import itertools
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from typing import Any
 
 import outrider
@@ -19,6 +20,8 @@ from outrider.edge.service import GenerateRequest
 from outrider.engine import Engine, EngineSpec, Picked, Span
 from outrider.engines.fake import FakeEngine, vocabulary
 from outrider.errors import ContextExceeded, InvalidRequest, NotFound
+from outrider.models import served
+from outrider.models.served import Served
 from outrider.protocol.sampling import Sampling
 from outrider.protocol.status import ModelCard, RequestState, Status
 from outrider.protocol.stream import (
@@ -32,6 +35,8 @@ from outrider.protocol.stream import (
 )
 from outrider.protocol.vocabulary import Vocabulary
 
+EPOCH = datetime.fromtimestamp(0, UTC)
+"""What templates take for now."""
 Pace = Callable[[], Awaitable[None]]
 
 
@@ -109,9 +114,11 @@ class LocalEdge:
         model: str = "local/fake",
         pace: Pace = at_once,
     ) -> None:
-        self.engine = engine or FakeEngine(EngineSpec(model="fake", engine="fake", max_slots=64))
+        self.engine = engine or _fake()
         self.words = words or vocabulary()
         self.pace = pace
+        self.face = served.fake(model)
+        """What the model's prompts and answers look like; a test may give it a template."""
         self._model = model
         self._numbers = itertools.count(1)
         self._records: dict[str, _Record] = {}
@@ -153,6 +160,10 @@ class LocalEdge:
     def cancel(self, request_id: str) -> None:
         self._records[request_id].cancelled = True
 
+    async def served(self, request: GenerateRequest) -> Served:
+        self._check_model(request.model)
+        return self.face
+
     def render(self, request: GenerateRequest) -> tuple[int, ...]:
         if isinstance(request.prompt, str):
             return tuple(request.prompt.encode())
@@ -160,7 +171,10 @@ class LocalEdge:
         if ids and max(ids) >= len(self.words):
             raise InvalidRequest("a token id is not in the vocabulary", param="prompt")
         turns = [part for part in request.prompt if isinstance(part, Mapping)]
-        return ids or tuple(_turns(turns).encode())
+        if ids or not (self.face.chat_template or request.tools):
+            return ids or tuple(_turns(turns).encode())
+        text = self.face.template.render(turns, now=EPOCH, tools=request.tools or None)
+        return self.face.tokenizer.encode(text, "keep")
 
     def detokenize(self, model: str, ids: Sequence[int]) -> bytes:
         return b"".join(self.words.tokens[i] for i in ids)
@@ -221,7 +235,8 @@ class LocalEdge:
     ) -> AsyncIterator[StreamEvent]:
         seed = secrets.randbits(128) if request.seed is None else request.seed
         for number in range(request.n):
-            sampling = Sampling(request.sampling, seed, number, len(prompt))
+            constraint = request.constraint
+            sampling = Sampling(request.sampling, seed, number, len(prompt), constraint)
             slot = self.engine.open(sampling)
             choices.append(_Choice(number, slot, self._read(slot, prompt), Pieces(request.stop)))
         for choice in choices:
@@ -294,6 +309,12 @@ class LocalEdge:
                 Logprob(i, self.words.tokens[i], value) for i, value in (found.top if found else ())
             ),
         )
+
+
+def _fake() -> FakeEngine:
+    engine = FakeEngine(EngineSpec(model="fake", engine="fake", max_slots=64))
+    engine.spell(vocabulary)
+    return engine
 
 
 def _turns(messages: Sequence[Mapping[str, Any]]) -> str:
