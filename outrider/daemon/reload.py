@@ -61,7 +61,7 @@ class Reloader(Generic[T]):
             self.options = new
         restart = tuple(name for name in differ if name not in self.live)
         found = Reloaded(changed, restart)
-        self.publish(events.Remark(text=said(found)))
+        self.publish(events.Remark(said=said(found)))
         return found
 
 
