@@ -18,6 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 
 from outrider import __version__, paths, transport
+from outrider.cloud import rest as resting
 from outrider.cloud.cost import StepCost
 from outrider.cloud.scheduler import Scheduler, Trigger
 from outrider.cloud.server import OPTIONS, SERVICE, Cloud, Host, Limits
@@ -79,7 +80,11 @@ async def start(options: CloudOptions, stack: AsyncExitStack, log: Log | None = 
     lag = LoopLag()
     lag.start()
     stack.callback(lag.stop)
-    for work in (_expire(hosts, options.session_ttl_s), _tell_lag(lag, bus.publish)):
+    for work in (
+        _expire(hosts, options.session_ttl_s),
+        _tell_lag(lag, bus.publish),
+        resting.rest(hosts, options.keep_alive_s),
+    ):
         stack.callback(asyncio.create_task(work).cancel)
     bus.publish(events.Up(role="cloud", version=__version__, listen=address, pid=os.getpid()))
     return Running(address, cloud, server, health, lag, bus.publish, bus.address)
@@ -103,7 +108,8 @@ async def _host(
         options=_split(options) if options.workers else _budget(options),
     )
     began = time.monotonic()
-    engine = await EngineProcess.start(spec)
+    first = await EngineProcess.start(spec)
+    engine, restart = resting.kept(first, spec, model.name, options, publish)
     mode, wait_ms = parse_trigger(options.trigger)
     scheduler = Scheduler(
         StepCost(engine.info.row_rule),
@@ -111,9 +117,7 @@ async def _host(
         ahead=options.ahead,
         max_rows=engine.info.max_rows,
     )
-    verifier = Verifier(
-        engine, scheduler, publish, time.monotonic, restart=lambda: EngineProcess.start(spec)
-    )
+    verifier = Verifier(engine, scheduler, publish, time.monotonic, restart=restart)
     stack.push_async_callback(lambda: verifier.engine.shutdown())
     await verifier.calibrate()
     details = served.load(spec)
@@ -121,7 +125,7 @@ async def _host(
     verifier.changed = host.describe
     task = asyncio.create_task(verifier.run())
     stack.callback(task.cancel)
-    publish(_loaded(model, engine.info, (time.monotonic() - began) * 1e3))
+    publish(resting.loaded_event(model.name, engine.info, time.monotonic() - began))
     return host
 
 
@@ -139,20 +143,6 @@ def _split(options: CloudOptions) -> tuple[tuple[str, str], ...]:
         "activations": options.activations,
     }
     return tuple(named.items())
-
-
-def _loaded(model: NamedModel, info: EngineInfo, load_ms: float) -> events.ModelLoaded:
-    return events.ModelLoaded(
-        model=model.name,
-        role="target",
-        engine=info.engine,
-        device=info.device,
-        dtype=info.dtype,
-        exact=info.exact,
-        row_rule=str(info.row_rule),
-        numeric_class=info.numeric_class,
-        load_ms=round(load_ms, 1),
-    )
 
 
 def _describe(model: NamedModel, info: EngineInfo, details: served.Served) -> ModelDescription:

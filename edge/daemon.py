@@ -48,7 +48,14 @@ from outrider.partitioner.signals import Share
 from outrider.protocol import events
 from outrider.protocol.constraint import PARAM
 from outrider.protocol.messages import ModelDescription
-from outrider.protocol.status import CloudStatus, ModelCard, Placement, RequestState, Status
+from outrider.protocol.status import (
+    CloudStatus,
+    LoadedModel,
+    ModelCard,
+    Placement,
+    RequestState,
+    Status,
+)
 from outrider.protocol.stream import Provisional, Retract, StreamEvent, Token
 
 SCRATCH = ".journal.new"
@@ -117,6 +124,8 @@ class Daemon:
     """Makes the drafter once a target's vocabulary is known, for those that need it."""
     small_at_first: Callable[[], Awaitable[Small | None]] | None = None
     """Loads the draft model at the first request, where that was asked for."""
+    loaded: Callable[[], tuple[LoadedModel, ...]] = tuple
+    """Models of this device, for the status."""
     energy: Accountant = field(default_factory=Accountant)
     power: PowerWatch | None = None
     clock: Callable[[], float] = time.monotonic
@@ -201,6 +210,8 @@ class Daemon:
 
     def _ride(self, job: Job, suffix: str = ".journal") -> Request:
         drafter = self.small.drafter if self.small and self._drafts(job) else None
+        if job.placement == "edge" and (self.small is None or self.small.name != job.draft_model):
+            raise _swapped(job.draft_model)
         ride = Request(
             job,
             self.link,
@@ -770,6 +781,7 @@ class Daemon:
             power=self.power.status() if self.power is not None else None,
             placements=self.governor.status(),
             decisions=dict(self.governor.counts),
+            loaded=self.loaded(),
         )
 
     async def close(self) -> None:
@@ -867,6 +879,16 @@ def _foretold(request: GenerateRequest, chosen: Chosen) -> tuple[int, ...]:
     if chosen.pinned and chosen.placement == "cloud":
         return ()
     return chosen.served.tokenizer.encode(request.prediction, "plain")
+
+
+def _swapped(name: str) -> Overloaded:
+    return Overloaded(
+        f"{name} is not this device's small model any more",
+        retry_after_s=0.0,
+        why="another took its place while the request waited",
+        effect="the request was not started",
+        todo="ask again",
+    )
 
 
 def _for_client(request: GenerateRequest) -> Callable[[StreamEvent], bool]:

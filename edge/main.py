@@ -33,10 +33,13 @@ from outrider.edge.gauge import Teller
 from outrider.edge.link import Link
 from outrider.edge.local import LocalCommitter
 from outrider.edge.power import PowerWatch, accountant
-from outrider.engine import EngineSpec
+from outrider.edge.swap import Make, Seat, Swap
+from outrider.engine import EngineInfo, EngineSpec
 from outrider.engines import registry
 from outrider.lag import LoopLag, run
 from outrider.models import served
+from outrider.models.kept import Kept
+from outrider.models.source import locate
 from outrider.options import EdgeOptions, NamedModel
 from outrider.partitioner.power.account import Accountant
 from outrider.protocol import events
@@ -70,11 +73,16 @@ async def start(options: EdgeOptions, stack: AsyncExitStack, log: Log | None = N
     stack.push_async_callback(link.close)
     energy = accountant(options)
     waits = options.draft_load == "lazy" and options.draft not in ("none", "ngram")
-    small, later = (None, None) if waits else await _small(options, stack, fanout.publish, energy)
+    ends = AsyncExitStack()
+    make = _maker(options, fanout.publish, energy)
+    swap = Swap(make, fanout.publish, time.monotonic, Seat(options.draft, None, ends))
+    stack.push_async_callback(swap.close)
+    small, later = (None, None) if waits else await make(options.draft, ends)
     power = PowerWatch(options, energy, fanout.publish, time.monotonic)
     daemon = Daemon(options, link, small, fanout, lag, small_for=later, energy=energy, power=power)
+    swap.daemon, daemon.loaded = daemon, swap.loaded
     if waits:
-        daemon.small_at_first = partial(_first, options, stack, fanout.publish, energy)
+        daemon.small_at_first = partial(_first, options, ends, fanout.publish, energy)
     power.busy = lag.busy = lambda: bool(daemon.running)
     stack.push_async_callback(daemon.close)
     server = ApiServer(
@@ -84,6 +92,7 @@ async def start(options: EdgeOptions, stack: AsyncExitStack, log: Log | None = N
             events=fanout,
             ready=daemon.ready,
             pin=daemon.pin,
+            use=swap.use,
             reload=(reloader := live.reloader(given, daemon, power)).reload,
         )
     )
@@ -99,6 +108,7 @@ async def start(options: EdgeOptions, stack: AsyncExitStack, log: Log | None = N
         daemon.restore(),
         power.run(),
         teller.run(),
+        swap.run(),
     ):
         stack.callback(asyncio.create_task(work).cancel)
     if options.split:
@@ -139,6 +149,17 @@ async def _commit_here(committer: LocalCommitter, stack: AsyncExitStack) -> None
         await asyncio.gather(task, return_exceptions=True)
 
     stack.push_async_callback(end)
+
+
+def _maker(
+    options: EdgeOptions, publish: Callable[[events.Event], None], energy: Accountant
+) -> Make:
+    """What loads a draft model by what `--draft` would name it."""
+
+    async def make(draft: str, ends: AsyncExitStack) -> tuple[Small | None, SmallLater | None]:
+        return await _small(replace(options, draft=draft), ends, publish, energy)
+
+    return make
 
 
 SmallLater = Callable[[ModelDescription], Awaitable[Small | None]]
@@ -184,7 +205,7 @@ async def _first(
 
 def _draft_engine(options: EdgeOptions, path: str) -> str:
     """onnxruntime drafts fastest on a CPU, so it is taken where it is installed."""
-    if options.draft_engine != "auto" or path.endswith(".gguf"):
+    if options.draft_engine != "auto" or locate(path).endswith(".gguf"):
         return options.draft_engine
     onnx = "onnx" in registry.installed() and options.draft_device in ("auto", "cpu")
     return "onnx" if onnx else "auto"
@@ -210,26 +231,30 @@ async def _load(
     publish: Callable[[events.Event], None],
     energy: Accountant,
 ) -> Small:
-    began = time.monotonic()
-    engine = await EngineThread.start(lambda: registry.build(spec))
+    engine = await Kept.load(
+        lambda: EngineThread.start(lambda: registry.build(spec)),
+        lambda info, took_s: publish(_loaded(name, info, took_s)),
+        lambda: publish(events.ModelUnloaded(model=name, role="draft", reason="idle")),
+        time.monotonic,
+    )
     stack.push_async_callback(engine.shutdown)
     drafter = Drafter(engine, time.monotonic, energy.worked)
     stack.callback(asyncio.create_task(drafter.run()).cancel)
-    info = engine.info
-    publish(
-        events.ModelLoaded(
-            model=name,
-            role="draft",
-            engine=info.engine,
-            device=info.device,
-            dtype=info.dtype,
-            exact=info.exact,
-            row_rule=str(info.row_rule),
-            numeric_class=info.numeric_class,
-            load_ms=round((time.monotonic() - began) * 1e3, 1),
-        )
-    )
     return Small(name, drafter, found, time.clock_gettime(time.CLOCK_REALTIME))
+
+
+def _loaded(name: str, info: EngineInfo, took_s: float) -> events.ModelLoaded:
+    return events.ModelLoaded(
+        model=name,
+        role="draft",
+        engine=info.engine,
+        device=info.device,
+        dtype=info.dtype,
+        exact=info.exact,
+        row_rule=str(info.row_rule),
+        numeric_class=info.numeric_class,
+        load_ms=round(took_s * 1e3, 1),
+    )
 
 
 def _leave_card(

@@ -103,6 +103,9 @@ class CloudOptions:
     """free, wait:MS, or auto: whether a pass waits for hints; auto goes by expected rate."""
     ahead: int = 64
     """Tokens the committer may run past what the device has seen."""
+    keep_alive_s: float = -1.0
+    """Seconds without a session until a model is unloaded; the next one loads it again. 0 is at
+    once, -1 never: a cloud is there to answer at once."""
     session_ttl_s: float = 30.0
     """How long a session outlives its stream."""
     workers: tuple[Address, ...] = ()
@@ -268,6 +271,9 @@ class EdgeOptions:
     """A model path, `ngram`, or `none`."""
     draft_load: Literal["start", "lazy"] = "start"
     """lazy loads the draft with the first request: until then the daemon needs half the memory."""
+    keep_alive_s: float = 300.0
+    """Seconds without a request until the draft model is unloaded; the next one loads it again.
+    0 is at once, -1 never."""
     draft_engine: str = "auto"
     """auto, torch, llama, onnx, ngram, fake: what computes the draft."""
     draft_device: str = "auto"

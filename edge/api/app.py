@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -33,6 +33,7 @@ from outrider.edge.api.settings import ApiSettings
 from outrider.edge.api.words import Words
 from outrider.edge.service import EdgeService, Placement
 from outrider.errors import LinkError, OutriderError
+from outrider.protocol.status import LoadedModel
 
 CLIENT_CLOSED = 499
 """The status nobody receives, since the client hung up; for the counters."""
@@ -56,12 +57,13 @@ def build(
     timeout: Timeout = asyncio.timeout,
     now: Callable[[], float] = unix_seconds,
     pin: Callable[[Placement], None] | None = None,
+    use: Callable[[str], Awaitable[LoadedModel | None]] | None = None,
     reload: Callable[[], Reloaded] | None = None,
 ) -> Starlette:
     """The application. `ready` says whether a plain request would be answered now; while it
     would not, `/health` is 503."""
     settings = settings or ApiSettings()
-    context = Context(service, settings, Metrics(), events, ready, timeout, now, pin)
+    context = Context(service, settings, Metrics(), events, ready, timeout, now, pin, use)
     house = House(context)
     faces = (
         house,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import traceback
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -14,6 +14,7 @@ from outrider.edge.api.metrics import Metrics
 from outrider.edge.api.settings import ApiSettings
 from outrider.edge.service import EdgeService, GenerateRequest, Placement
 from outrider.errors import OutriderError
+from outrider.protocol.status import LoadedModel
 from outrider.protocol.stream import StreamEvent
 
 log = logging.getLogger("outrider.edge.api")
@@ -40,6 +41,8 @@ class Context:
     now: Callable[[], float]
     """Unix seconds, for `created`."""
     pin: Callable[[Placement], None] | None = None
+    use: Callable[[str], Awaitable[LoadedModel | None]] | None = None
+    """Takes another draft model."""
     """Sets where requests without a wish run; None where nothing can be set."""
 
     def flow(self, requests: Sequence[GenerateRequest]) -> Flow[StreamEvent]:

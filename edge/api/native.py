@@ -41,6 +41,7 @@ class Native:
             Route("/outrider/v1/generate", self.generate, methods=["POST"]),
             Route("/outrider/v1/status", self.status),
             Route("/outrider/v1/placement", self.placement, methods=["POST"]),
+            Route("/outrider/v1/models/use", self.use, methods=["POST"]),
             Route("/outrider/v1/events", self.events),
             Route("/outrider/v1/requests", self.requests),
             Route("/outrider/v1/requests/{id}", self.request, methods=["GET", "DELETE"]),
@@ -85,6 +86,16 @@ class Native:
             raise refuse("placement", f"one of {', '.join(PLACEMENTS)}")
         self._context.pin(cast(Placement, chosen))
         return _json({"placement": chosen})
+
+    async def use(self, request: Request) -> Response:
+        """`{"model": NAME}`: another draft model; answers under way keep theirs."""
+        if self._context.use is None:
+            raise NotFound("models can not be swapped here", why="no daemon serves this")
+        body = await read(request, self._context.settings.max_body_bytes)
+        model = body.get("model")
+        if not isinstance(model, str) or not model or len(model) > 4096:
+            raise refuse("model", "a name, a path, bundled:draft, ngram or none")
+        return _json({"loaded": await self._context.use(model)})
 
     async def requests(self, request: Request) -> Response:
         return _json({"requests": self._context.service.requests()})

@@ -46,6 +46,7 @@ def cloud(
     trigger: str = CLOUD.trigger,
     ahead: int = CLOUD.ahead,
     session_ttl: float = CLOUD.session_ttl_s,
+    keep_alive: float = CLOUD.keep_alive_s,
     drain: float = CLOUD.drain_s,
     tls_cert: Path | None = None,
     tls_key: Path | None = None,
@@ -79,6 +80,8 @@ def cloud(
         trigger: free, wait:MS, or auto: whether a pass waits for hints.
         ahead: Tokens that may be committed beyond what the device has seen.
         session_ttl: Seconds that a session outlives its stream.
+        keep_alive: Seconds without a session until a model is unloaded; the next one loads it
+            again. 0 is at once, -1 never.
         drain: Seconds that sessions may go on after SIGTERM.
         tls_cert: The server's certificate (PEM).
         tls_key: Its key.
@@ -108,6 +111,7 @@ def cloud(
         trigger=trigger,
         ahead=ahead,
         session_ttl_s=session_ttl,
+        keep_alive_s=keep_alive,
         drain_s=drain,
         tls_cert=tls_cert,
         tls_key=tls_key,
@@ -142,6 +146,7 @@ def edge(
     draft_load: Literal["start", "lazy"] = EDGE.draft_load,
     draft_device: str = EDGE.draft_device,
     draft_threads: int | None = EDGE.draft_threads,
+    keep_alive: float = EDGE.keep_alive_s,
     placement: Literal["auto", "edge", "cloud", "draft", "split"] = EDGE.placement,
     objective: Literal["latency", "balanced", "energy"] = EDGE.objective,
     share: Literal["tokens", "hidden", "nothing"] = EDGE.share,
@@ -179,6 +184,8 @@ def edge(
         draft_load: lazy loads the draft with the first request, and saves its memory until then.
         draft_device: auto, cpu, cuda:N or mps.
         draft_threads: CPU threads of the drafter.
+        keep_alive: Seconds without a request until the draft model is unloaded; the next one
+            loads it again. 0 is at once, -1 never.
         placement: auto decides by request; edge, cloud, draft and split pin it.
         objective: What auto weighs: latency counts time alone, balanced joules too, energy joules
             ten times as much.
@@ -217,6 +224,7 @@ def edge(
         draft_load=draft_load,
         draft_device=draft_device,
         draft_threads=draft_threads,
+        keep_alive_s=keep_alive,
         placement=placement,
         objective=objective,
         share=share,

@@ -40,8 +40,18 @@ INNER = frozenset({*SECRET, "links", "reread", "ready_file", "name"})
 KEPT_NAMES = frozenset({("worker", "name")})
 
 FLAGS: Mapping[str, Mapping[str, str]] = {
-    "edge": {"clouds": "cloud", "patience_s": "patience", "allowed_hosts": "allow_host"},
-    "cloud": {"models": "model", "session_ttl_s": "session_ttl", "drain_s": "drain"},
+    "edge": {
+        "clouds": "cloud",
+        "patience_s": "patience",
+        "allowed_hosts": "allow_host",
+        "keep_alive_s": "keep_alive",
+    },
+    "cloud": {
+        "models": "model",
+        "session_ttl_s": "session_ttl",
+        "drain_s": "drain",
+        "keep_alive_s": "keep_alive",
+    },
     "worker": {"models": "model", "memory_bytes": "memory", "drain_s": "drain"},
 }
 """Where a flag has another name than the field."""
@@ -58,6 +68,7 @@ LIVE: Mapping[str, frozenset[str]] = {
             "clouds",
             "fallback",
             "hint_depth",
+            "keep_alive_s",
             "links",
             "log_level",
             "max_queue",

@@ -61,6 +61,18 @@ class Kept(Generic[E]):
         await kept._awake()
         return kept
 
+    @classmethod
+    def of(
+        cls,
+        engine: E,
+        start: Callable[[], Awaitable[E]],
+        loaded: Callable[[EngineInfo, float], None],
+        put_away: Callable[[], None],
+        clock: Callable[[], float],
+    ) -> Kept[E]:
+        """One that is loaded already."""
+        return cls(start, loaded, put_away, clock, engine)
+
     # --- an engine -------------------------------------------------------------------------
 
     @property
@@ -151,7 +163,7 @@ class Kept(Generic[E]):
     async def unload(self) -> None:
         """Put it away if nothing uses it."""
         async with self._lock:
-            if self._slots or self._used or self._engine is None:
+            if self._slots or self._used or self._engine is None or not self._engine.alive:
                 return
             self._idle_since = None
             self._last = await self._engine.statistics()
@@ -178,12 +190,12 @@ class Kept(Generic[E]):
         return self._engine
 
     async def _compare(self, engine: E) -> None:
-        """Another vocabulary would make prompts and hints mean something else."""
+        """An answer may have been opened under what it was; it must not go on under another."""
         known, found = self._info, engine.info
-        if known is not None and known.vocabulary_digest != found.vocabulary_digest:
+        if known is not None and known.numeric_class != found.numeric_class:
             await engine.shutdown()
             raise ModelChanged(
-                f"{known.model} has another vocabulary than when it was loaded first",
+                f"{known.model} is another model than the one that was put away",
                 why="its files were changed while it was put away",
                 effect="it was not loaded again",
                 todo="outrider models use NAME takes it as another model, or start anew",
