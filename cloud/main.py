@@ -18,6 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 
 from outrider import __version__, paths, transport
+from outrider.cloud import joining
 from outrider.cloud import rest as resting
 from outrider.cloud.cost import StepCost
 from outrider.cloud.scheduler import Scheduler, Trigger
@@ -36,7 +37,7 @@ from outrider.models import served
 from outrider.options import CloudOptions, NamedModel, parse_trigger
 from outrider.protocol import events
 from outrider.protocol.messages import ModelDescription
-from outrider.worker import EngineProcess
+from outrider.stages.desk import Desk
 
 EXPIRE_EVERY_S = 1.0
 DRAIN_LOOK_S = 0.05
@@ -64,17 +65,22 @@ async def start(options: CloudOptions, stack: AsyncExitStack, log: Log | None = 
     directory = options.runtime_dir or paths.runtime_dir()
     bus = logs.bus(directory, f"cloud-{os.getpid()}", log or Log())
     stack.callback(bus.close)
-    hosts = {}
-    for model in options.models:
-        hosts[model.name] = await _host(model, options, bus.publish, stack)
+    hosts: dict[str, Host] = {}
     cloud = Cloud(hosts, tenants, Limits(ahead=options.ahead), bus.publish)
     server = grpc.aio.server(options=OPTIONS)
     health = HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     server.add_generic_rpc_handlers((cloud.handlers(),))
-    tls = transport.server_tls(options.tls_cert, options.tls_key, options.client_ca)
-    address = transport.bind(server, options.listen, tls, "cloud")
-    await server.start()
+    desk = await joining.opened(options, stack)
+    address = ""
+    if desk is not None and options.join_listen is None:
+        # Workers join at this port before the model can be loaded on them.
+        server.add_generic_rpc_handlers((desk.handlers(),))
+        address = await _listen(server, options)
+        sys.stderr.write(f"outrider cloud: workers join at {address}\n")
+    for model in options.models:
+        hosts[model.name] = await _host(model, options, bus.publish, stack, desk)
+    address = address or await _listen(server, options)
     stack.push_async_callback(server.stop, STOP_S)
     await health.set(SERVICE, health_pb2.HealthCheckResponse.SERVING)
     lag = LoopLag()
@@ -90,11 +96,20 @@ async def start(options: CloudOptions, stack: AsyncExitStack, log: Log | None = 
     return Running(address, cloud, server, health, lag, bus.publish, bus.address)
 
 
+async def _listen(server: grpc.aio.Server, options: CloudOptions) -> str:
+    """Bind and serve; the address."""
+    tls = transport.server_tls(options.tls_cert, options.tls_key, options.client_ca)
+    address = transport.bind(server, options.listen, tls, "cloud")
+    await server.start()
+    return address
+
+
 async def _host(
     model: NamedModel,
     options: CloudOptions,
     publish: Callable[[events.Event], None],
     stack: AsyncExitStack,
+    desk: Desk | None,
 ) -> Host:
     spec = EngineSpec(
         model=model.path,
@@ -105,10 +120,10 @@ async def _host(
         context=options.context,
         max_slots=options.max_slots,
         threads=options.threads,
-        options=_split(options) if options.workers else _budget(options),
+        options=_split(options, desk) if options.workers else _budget(options),
     )
     began = time.monotonic()
-    first = await EngineProcess.start(spec)
+    first = await joining.started(spec, desk)
     engine, restart = resting.kept(first, spec, model.name, options, publish)
     mode, wait_ms = parse_trigger(options.trigger)
     scheduler = Scheduler(
@@ -133,7 +148,7 @@ def _budget(options: CloudOptions) -> tuple[tuple[str, str], ...]:
     return (("memory", options.memory),) if options.memory else ()
 
 
-def _split(options: CloudOptions) -> tuple[tuple[str, str], ...]:
+def _split(options: CloudOptions, desk: Desk | None) -> tuple[tuple[str, str], ...]:
     """Where and how the layers are computed, for the engine `split`."""
     named = {
         "workers": ",".join(map(str, options.workers)),
@@ -142,6 +157,8 @@ def _split(options: CloudOptions) -> tuple[tuple[str, str], ...]:
         "layers": options.layers,
         "activations": options.activations,
     }
+    if desk is not None:
+        named["roster"] = str(desk.register.path)
     return tuple(named.items())
 
 
@@ -214,7 +231,9 @@ async def _serve(options: CloudOptions) -> None:
     log, manager = Log.start(options.log_file, options.log_level, "cloud"), Notifier.of()
     async with AsyncExitStack() as stack:
         stack.callback(log.close)
-        running = await start(options, stack, log)
+        running = await joining.unless(stop, start(options, stack, log))
+        if running is None:
+            return
         _announce(options, running, log)
         stack.callback(asyncio.create_task(manager.beat()).cancel)
         reloader = Reloader(options, LIVE["cloud"], _apply, running.publish)

@@ -129,6 +129,7 @@ class Cloud:
         )
 
     def host(self, name: str) -> Host:
+        self._check_loaded()
         if not name:
             return next(iter(self.hosts.values()))
         try:
@@ -150,6 +151,7 @@ class Cloud:
     async def _describe(self, data: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
         self.tenants.who(_authorization(context))
         self._check_open_for_business()
+        self._check_loaded()
         version, name, with_tokenizer = codec.decode_describe(data)
         _check_version(version)
         hosts = [self.host(name)] if name else list(self.hosts.values())
@@ -252,6 +254,12 @@ class Cloud:
                 retry_after_s=1.0,
                 effect="the session was not opened",
                 todo="wait for one to end",
+            )
+
+    def _check_loaded(self) -> None:
+        if not self.hosts:
+            raise CloudUnreachable(
+                "this cloud has loaded no model yet", why="it waits for workers to join"
             )
 
     def _check_open_for_business(self) -> None:

@@ -13,7 +13,7 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -84,11 +84,21 @@ class LocalCommitter:
             *("--listen", "127.0.0.1:0", "--ready-file", str(note)),
             *("--model", options.split, "--workers", ",".join(map(str, options.workers))),
             *(("--workers-ca", str(options.workers_ca)) if options.workers_ca else ()),
+            *self._joining(),
             *("--max-slots", str(options.max_running), "--drain", str(DRAIN_S)),
             *("--runtime-dir", str(self.directory)),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL,
         )
+
+    def _joining(self) -> Iterator[str]:
+        """Where workers join, if they may."""
+        options = self.options
+        if options.joins:
+            yield from ("--join-listen", str(options.join_listen))
+            given = {"keys": options.join_keys, "cert": options.join_cert, "key": options.join_key}
+            for name, path in given.items():
+                yield from (f"--join-{name}", str(path)) if path else ()
 
     async def _ready(
         self, process: asyncio.subprocess.Process, note: Path

@@ -142,6 +142,7 @@ class Note:
     reason: str
     binding: str = ""
     runner_up: str = ""
+    predicted_gain: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

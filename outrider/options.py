@@ -15,6 +15,9 @@ from outrider.errors import ConfigError
 CLOUD_PORT = 11712
 EDGE_PORT = 11711
 WORKER_PORT = 11713
+JOIN_PORT = 11714
+JOIN = "join"
+"""In the place of a worker's address: workers register themselves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +117,14 @@ class CloudOptions:
     """TLS to the workers, checked against this authority; required beyond loopback."""
     workers_api_key: str = ""
     """Sent to the workers; OUTRIDER_WORKERS_API_KEY in the environment."""
+    join_listen: Address | None = None
+    """Where workers join, if `workers` has `join`; None is where the cloud serves."""
+    join_keys: Path | None = None
+    """File of `NAME KEY` lines that workers must show one of to join; required beyond loopback,
+    and apart from the devices' keys, since a worker sees everybody's text."""
+    join_cert: Path | None = None
+    """The certificate at `join_listen`."""
+    join_key: Path | None = None
     layers: str = "auto"
     """What lies where: `auto` plans it, `A:B,B:C,...` deals ranges to the workers in turn."""
     activations: Literal["fp32", "bf16", "fp16", "int8", "int4"] = "fp32"
@@ -148,6 +159,9 @@ class CloudOptions:
         if not self.workers and (self.layers, self.activations) != ("auto", "fp32"):
             raise ConfigError("--layers and --activations need --workers, the devices they are for")
         check_workers(self.workers, self.workers_ca)
+        check_joining(self.joins, self.join_listen or self.listen, self.join_keys, self.join_flags)
+        if self.join_listen is not None:
+            check_encrypted("--join-listen", self.join_listen, self.join_cert, self.join_key)
         if self.workers and self.engine not in ("auto", "split"):
             raise ConfigError(
                 f"--engine {self.engine} computes here, and --workers elsewhere",
@@ -165,12 +179,55 @@ class CloudOptions:
                 todo="give --tls-cert, --tls-key and --api-keys, or listen on 127.0.0.1",
             )
 
+    @property
+    def joins(self) -> bool:
+        """Whether workers may register themselves."""
+        return any(worker.host == JOIN for worker in self.workers)
+
+    @property
+    def join_flags(self) -> bool:
+        """Whether anything was said about joining."""
+        given = (self.join_listen, self.join_keys, self.join_cert, self.join_key)
+        return any(each is not None for each in given)
+
+
+def check_joining(
+    joins: bool,  # noqa: FBT001 - two facts about the options
+    listen: Address,
+    keys: Path | None,
+    flags: bool,  # noqa: FBT001
+) -> None:
+    """Raises ConfigError for workers that could join unasked or unknown."""
+    if flags and not joins:
+        raise ConfigError("--join-listen and its kin need --workers join")
+    if joins and not listen.loopback and keys is None:
+        raise ConfigError(
+            f"anybody could join at {listen}",
+            why="a worker sees every text that it helps to compute",
+            effect="nothing was started",
+            todo="give --join-keys, a file of NAME KEY lines, or listen on 127.0.0.1",
+        )
+
+
+def check_encrypted(flag: str, listen: Address, cert: Path | None, key: Path | None) -> None:
+    """Raises ConfigError for half a certificate, and for none beyond loopback."""
+    if (cert is None) != (key is None):
+        raise ConfigError("--join-cert and --join-key go together")
+    if not listen.loopback and cert is None:
+        raise ConfigError(
+            f"{flag} {listen} is not a loopback address",
+            why="beyond loopback every connection must be encrypted and known",
+            effect="nothing was started",
+            todo="give --join-cert, --join-key and --join-keys, or listen on 127.0.0.1",
+        )
+
 
 def check_workers(workers: Sequence[Address], authority: Path | None) -> None:
     """Raises ConfigError for what may not be sent in the clear, and for a worker named twice."""
     if len(set(workers)) != len(workers):
         raise ConfigError("--workers names a device twice", todo="give it more ranges in --layers")
-    if authority is None and any(not worker.loopback for worker in workers):
+    named = [worker for worker in workers if worker.host != JOIN]
+    if authority is None and any(not worker.loopback for worker in named):
         raise ConfigError(
             "a worker beyond loopback needs TLS",
             effect="nothing was started",
@@ -267,6 +324,12 @@ class EdgeOptions:
     """Devices that hold the layers of `split` (`outrider worker`)."""
     workers_ca: Path | None = None
     """TLS to the workers, checked against this authority; required beyond loopback."""
+    join_listen: Address = Address("127.0.0.1", JOIN_PORT)
+    """Where workers join, if `workers` has `join`; beyond loopback TLS and keys are required."""
+    join_keys: Path | None = None
+    """File of `NAME KEY` lines that workers must show one of to join."""
+    join_cert: Path | None = None
+    join_key: Path | None = None
     draft: str = "bundled:draft"
     """A model path, `ngram`, or `none`."""
     draft_load: Literal["start", "lazy"] = "start"
@@ -339,6 +402,9 @@ class EdgeOptions:
         if self.watt_cap is not None:
             _positive("--watt-cap", self.watt_cap)
         check_workers(self.workers, self.workers_ca)
+        flags = any(each is not None for each in (self.join_keys, self.join_cert, self.join_key))
+        check_joining(self.joins, self.join_listen, self.join_keys, flags)
+        check_encrypted("--join-listen", self.join_listen, self.join_cert, self.join_key)
         if bool(self.split) != bool(self.workers):
             raise ConfigError(
                 "--split and --workers go together",
@@ -400,6 +466,11 @@ class EdgeOptions:
                 todo="give --draft a model",
             )
 
+    @property
+    def joins(self) -> bool:
+        """Whether workers may register themselves."""
+        return any(worker.host == JOIN for worker in self.workers)
+
 
 DeviceKind = Literal["phone", "laptop", "jetson", "desktop", "server", "cloud"]
 
@@ -440,6 +511,18 @@ class WorkerOptions:
     """File of `NAME KEY` lines."""
     mdns: bool = False
     """Announce it on the local network."""
+    join: tuple[Address, ...] = ()
+    """Coordinators to register at, and to be called by."""
+    join_ca: Path | None = None
+    """TLS to them, checked against this authority; required beyond loopback."""
+    join_api_key: str = ""
+    """Sent to them; OUTRIDER_CLOUD_API_KEY in the environment."""
+    advertise: Address | None = None
+    """Where coordinators and other workers reach it, if not where it listens."""
+    accept_weights: int | None = None
+    """Bytes of weights that coordinators may send, in all; None takes none."""
+    cache: Path | None = None
+    """Where they are kept; None takes the user's cache folder."""
     drain_s: float = 10.0
     """How long coordinators may go on after SIGTERM."""
     ready_file: Path | None = None
@@ -448,13 +531,15 @@ class WorkerOptions:
     def __post_init__(self) -> None:
         self._check_device()
         parse_bounds(self.layers)
-        if len({model.name for model in self.models}) != len(self.models) or not self.models:
+        if len({model.name for model in self.models}) != len(self.models):
             raise ConfigError("models need names of their own", todo="write --model NAME=PATH")
+        self._check_joins()
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ConfigError("--tls-cert and --tls-key go together")
         if self.client_ca is not None and self.tls_cert is None:
             raise ConfigError("--client-ca needs --tls-cert and --tls-key")
-        if not self.listen.loopback and (self.tls_cert is None or self.api_keys is None):
+        known = self.api_keys is not None or bool(self.join)
+        if not self.listen.loopback and (self.tls_cert is None or not known):
             raise ConfigError(
                 f"{self.listen} is not a loopback address",
                 why="beyond loopback every connection must be encrypted and known",
@@ -467,6 +552,22 @@ class WorkerOptions:
                 why=f"it listens on {self.listen}",
                 effect="the worker was not started",
                 todo="listen on the network, or leave --mdns away",
+            )
+
+    def _check_joins(self) -> None:
+        if not self.models and self.accept_weights is None:
+            raise ConfigError(
+                "a worker without models has nothing to hold",
+                effect="the worker was not started",
+                todo="give --model, or --accept-weights for those that coordinators send",
+            )
+        if self.accept_weights is not None:
+            _positive("--accept-weights", self.accept_weights)
+        if self.join_ca is None and any(not each.loopback for each in self.join):
+            raise ConfigError(
+                "a coordinator beyond loopback needs TLS",
+                effect="the worker was not started",
+                todo="give --join-ca, the authority that signed the coordinator's certificate",
             )
 
     def _check_device(self) -> None:

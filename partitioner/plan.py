@@ -142,3 +142,6 @@ class Plan:
     """Proven relative distance from the best; 0 is optimal, None means nothing is proven."""
     prefill: tuple[StagePlan, ...] = ()
     """Where the prompt is computed, where that is not `stages`; KV then moves to `stages`."""
+    links: tuple[LinkProfile, ...] = ()
+    """That a pass goes over, in order: from home, between stages, and back; each says whether it
+    was measured."""

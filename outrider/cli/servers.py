@@ -12,6 +12,7 @@ from outrider.errors import EngineMissing
 from outrider.options import (
     CLOUD_PORT,
     EDGE_PORT,
+    JOIN_PORT,
     WORKER_PORT,
     Address,
     CloudOptions,
@@ -34,6 +35,10 @@ def cloud(
     engine: Literal["auto", "torch", "llama", "onnx", "split", "fake"] = "auto",
     workers: str = "",
     workers_ca: Path | None = None,
+    join_listen: str = "",
+    join_keys: Path | None = None,
+    join_cert: Path | None = None,
+    join_key: Path | None = None,
     layers: str = CLOUD.layers,
     activations: Literal["fp32", "bf16", "fp16", "int8", "int4"] = CLOUD.activations,
     device: str = CLOUD.device,
@@ -66,8 +71,12 @@ def cloud(
             .onnx file, or bundled:target. Repeat it to serve several; the first is the default.
         engine: What computes the model; auto goes by the file.
         workers: HOST:PORT,... of devices that hold the layers (outrider worker); mdns adds
-            those that announce themselves.
+            those that announce themselves, join those that register here (--join).
         workers_ca: TLS to the workers, checked against this authority (PEM).
+        join_listen: HOST:PORT at which workers join; by default where the cloud serves.
+        join_keys: File of NAME KEY lines; workers must send one of the keys to join.
+        join_cert: The certificate at --join-listen (PEM).
+        join_key: Its key.
         layers: auto plans which worker holds which; A:B,B:C,... deals ranges to them in turn.
         activations: How hidden states travel; all but fp32 lose bits of a float32 model.
         device: auto, cpu, cuda:N or mps.
@@ -98,6 +107,10 @@ def cloud(
         engine=engine,
         workers=_addresses(workers),
         workers_ca=workers_ca,
+        join_listen=Address.parse(join_listen, JOIN_PORT) if join_listen else None,
+        join_keys=join_keys,
+        join_cert=join_cert,
+        join_key=join_key,
         workers_api_key=os.environ.get("OUTRIDER_WORKERS_API_KEY", ""),
         layers=layers,
         activations=activations,
@@ -141,6 +154,10 @@ def edge(
     split: str = EDGE.split,
     workers: str = "",
     workers_ca: Path | None = None,
+    join_listen: str = str(EDGE.join_listen),
+    join_keys: Path | None = None,
+    join_cert: Path | None = None,
+    join_key: Path | None = None,
     draft: str = EDGE.draft,
     draft_engine: Literal["auto", "torch", "llama", "onnx", "ngram", "fake"] = "auto",
     draft_load: Literal["start", "lazy"] = EDGE.draft_load,
@@ -177,8 +194,12 @@ def edge(
         cloud_key: Its key.
         split: [NAME=]PATH of a target whose layers lie on workers; this device commits it.
         workers: HOST:PORT,... of the devices that hold them (outrider worker); mdns adds
-            those that announce themselves.
+            those that announce themselves, join those that register (outrider worker --join).
         workers_ca: TLS to the workers, checked against this authority (PEM).
+        join_listen: HOST:PORT at which workers join. Beyond loopback TLS and keys are required.
+        join_keys: File of NAME KEY lines; workers must send one of the keys to join.
+        join_cert: The certificate at --join-listen (PEM).
+        join_key: Its key.
         draft: The small model: a path, bundled:draft, ngram (drafts from the text itself), none.
         draft_engine: What computes the draft; auto goes by what is installed.
         draft_load: lazy loads the draft with the first request, and saves its memory until then.
@@ -219,6 +240,10 @@ def edge(
         split=split,
         workers=_addresses(workers),
         workers_ca=workers_ca,
+        join_listen=Address.parse(join_listen, JOIN_PORT),
+        join_keys=join_keys,
+        join_cert=join_cert,
+        join_key=join_key,
         draft=draft,
         draft_engine=draft_engine,
         draft_load=draft_load,

@@ -10,6 +10,7 @@ from typing import Literal
 from outrider.cli import console, settings
 from outrider.cli.servers import missing
 from outrider.options import (
+    JOIN_PORT,
     WORKER_PORT,
     Address,
     DeviceKind,
@@ -38,14 +39,20 @@ def worker(
     client_ca: Path | None = None,
     api_keys: Path | None = None,
     mdns: bool = False,
+    join: Sequence[str] = (),
+    join_ca: Path | None = None,
+    advertise: str = "",
+    accept_weights: str = "",
+    cache: Path | None = None,
     drain: float = WORKER.drain_s,
     ready_file: Path | None = None,
 ) -> int:
     """Hold layers of models that are split over devices, until SIGTERM or ctrl-c.
+    OUTRIDER_CLOUD_API_KEY is sent to the coordinators that it joins.
 
     Args:
         listen: HOST:PORT for gRPC. Beyond loopback TLS and API keys are required.
-        model: [NAME=]PATH of a model whose files lie here. Repeat it for more.
+        model: [NAME=]PATH of a model whose files lie here, or none. Repeat it for more.
         layers: auto takes what it is asked for; A:B takes decoder layers A up to B alone.
         memory: What stages may claim, such as 512M or 1.5G; by default nothing bounds them.
         speed: Below 1 it emulates a device so much slower than this processor.
@@ -60,6 +67,11 @@ def worker(
         client_ca: Coordinators must show a certificate of this authority.
         api_keys: File of NAME KEY lines; coordinators must send one of the keys.
         mdns: Announce it on the local network as _outrider-stage._tcp.
+        join: HOST:PORT of a coordinator to register at (--workers join). Repeat it for more.
+        join_ca: TLS to the coordinators, checked against this authority (PEM).
+        advertise: HOST:PORT at which others reach it, if not where it listens.
+        accept_weights: What coordinators may send of models that do not lie here, such as 2G.
+        cache: Where such weights are kept.
         drain: Seconds that coordinators may go on after SIGTERM.
         ready_file: Written as JSON with the address once the worker serves.
     """
@@ -68,7 +80,7 @@ def worker(
         listen=Address.parse(listen, WORKER_PORT),
         name=name,
         kind=kind,
-        models=tuple(NamedModel.parse(text) for text in model),
+        models=tuple(NamedModel.parse(text) for text in model if text != "none"),
         layers=layers,
         memory_bytes=parse_size(memory) if memory else None,
         speed=speed,
@@ -81,12 +93,19 @@ def worker(
         client_ca=client_ca,
         api_keys=api_keys,
         mdns=mdns,
+        join=tuple(Address.parse(text, JOIN_PORT) for text in join),
+        join_ca=join_ca,
+        join_api_key=os.environ.get("OUTRIDER_CLOUD_API_KEY", ""),
+        advertise=Address.parse(advertise, WORKER_PORT) if advertise else None,
+        accept_weights=parse_size(accept_weights) if accept_weights else None,
+        cache=cache,
         drain_s=drain,
         ready_file=ready_file,
     )
     options = settings.settle(WorkerOptions, "worker", flags)
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    console.note(f"reading {', '.join(each.path for each in options.models)}")
+    if options.models:
+        console.note(f"reading {', '.join(each.path for each in options.models)}")
     return serve(options, read_keys(options.api_keys))
 
 

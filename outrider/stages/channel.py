@@ -15,7 +15,12 @@ from outrider.errors import LinkLost, OutriderError
 from outrider.protocol import faults
 
 SERVICE = "outrider.v1.Stages"
-DESCRIBE, LOAD, RUN, RELAY = (f"/{SERVICE}/{name}" for name in ("Describe", "Load", "Run", "Relay"))
+DESCRIBE, LOAD, RUN, RELAY, PUSH, MEASURE, PROBE = (
+    f"/{SERVICE}/{name}"
+    for name in ("Describe", "Load", "Run", "Relay", "Push", "Measure", "Probe")
+)
+JOINING = "outrider.v1.Joining"
+JOIN = f"/{JOINING}/Join"
 PIPELINE_KEY = "outrider-pipeline-bin"
 TICKET_KEY = "outrider-ticket-bin"
 INDEX_KEY = "outrider-stage"

@@ -41,6 +41,7 @@ from outrider.protocol.activations import CODECS, ActivationCodec
 from outrider.stages.chain import Chain
 from outrider.stages.pipeline import Pipeline, run
 from outrider.stages.replan import AUTO, Chosen, Fleet, Layout, check, describe, told
+from outrider.stages.scout import Offer, Scout
 
 TRIES = 8
 """Devices that may be lost within one call."""
@@ -48,6 +49,9 @@ FULLER = 3
 """How often a plan is made again because a device was fuller than planned."""
 NOTES = 32
 """Decisions that are remembered."""
+WORTH = 0.1
+"""Share of a token's time that another layout must save to be moved to: every slot is computed
+again for it."""
 
 
 class SplitEngine(BaseEngine):
@@ -75,6 +79,8 @@ class SplitEngine(BaseEngine):
         chosen, self._chain = self._joined(layout, None)
         self._layout = chosen.layout
         infos = self._chain.infos
+        self._scout: Scout | None = None
+        self._stuck: tuple[str, ...] = ()
         self._pipeline = _pipeline(self._layout, infos, chunk)
         super().__init__(described(self._layout, infos, self._class(self._chain)))
 
@@ -93,9 +99,14 @@ class SplitEngine(BaseEngine):
             raise self._nobody()
         return self._chain
 
+    def follow(self, scout: Scout) -> None:
+        """Move to what it finds, where that pays; it ends with the engine."""
+        self._scout = scout
+
     # --- passes --------------------------------------------------------------------------------
 
     def _pass(self, spans: Sequence[Span]) -> list[Picked]:
+        self._reconsider()
         for _ in range(TRIES):
             if self._chain is None:
                 self._mend(None)
@@ -162,10 +173,22 @@ class SplitEngine(BaseEngine):
 
         Raises StageLost when another device goes meanwhile.
         """
-        began, old = self._clock(), self._layout
+        began = self._clock()
         self._break()
         chosen, chain = self._joined(None, lost)
-        layout = chosen.layout
+        reason = "the devices were looked for again" if lost is None else lost.what
+        self._settle(chosen, chain, reason, began)
+
+    def _settle(
+        self,
+        chosen: Chosen,
+        chain: Chain,
+        reason: str,
+        began: float,
+        gain: float | None = None,
+    ) -> None:
+        """Fill a chain's slots, and go on with it. Raises StageLost; then it is shut down."""
+        old, layout = self._layout, chosen.layout
         try:
             numeric_class = self._class(chain)
             self._pipeline = _pipeline(layout, chain.infos, self._chunk)
@@ -175,7 +198,70 @@ class SplitEngine(BaseEngine):
             raise
         self._chain, self._layout = chain, layout
         self._info = _within(described(layout, chain.infos, numeric_class), self._info)
-        self._note(old, chosen, lost, self._clock() - began)
+        tokens = sum(len(slot.tokens) for slot in self._slots)
+        again = f"{tokens} tokens of {len(self._slots)} slots were computed again"
+        self._note(old, chosen, f"{reason}; {again} in {self._clock() - began:.2f} s", gain)
+
+    # --- moving without need -------------------------------------------------------------------
+
+    def _reconsider(self) -> None:
+        """Leave devices that are going before they go; move where others that came make it pay."""
+        if self._chain is None:
+            return
+        leaving = tuple(dict.fromkeys(self._chain.leaving))
+        if leaving and leaving != self._stuck:
+            self._leave(leaving)
+            return
+        self._stuck = leaving
+        if self._scout is not None and (offer := self._scout.take()) is not None:
+            self._weigh(offer)
+
+    def _leave(self, leaving: tuple[str, ...]) -> None:
+        """Once for the same devices: where the others can not hold the model, they are used to
+        their end."""
+        self._stuck, names = leaving, ", ".join(leaving)
+        try:
+            chosen = self._fleet.plan(leaving[0])
+        except PlanError as error:
+            stays = Chosen(self._layout)
+            self._note(self._layout, stays, f"{names} is shutting down, but {error.what}")
+            return
+        if not {placed.device for placed in chosen.layout} & set(leaving):
+            self._move(chosen, f"{names} is shutting down")
+
+    def _weigh(self, offer: Offer) -> None:
+        gain = f"a token would take {100 * offer.gain:.0f} % less there"
+        if offer.gain < WORTH:
+            less = f"{describe(offer.chosen.layout)} was considered: {gain}, and {WORTH:.0%} pay"
+            stays = Chosen(self._layout, runner_up=describe(offer.chosen.layout))
+            self._note(self._layout, stays, less, offer.gain)
+        else:
+            self._move(offer.chosen, f"devices came or went: {gain}", offer.gain)
+
+    def _move(self, chosen: Chosen, reason: str, gain: float | None = None) -> None:
+        """To another layout of the same numeric class, or back: a text never changes its class
+        for speed. Raises EngineFailed when neither can be had."""
+        began, old = self._clock(), self._layout
+        self._break()
+        try:
+            chain = self._checked(chosen.layout)
+            if self._same(chain):
+                self._settle(chosen, chain, reason, began, gain)
+                return
+            chain.shutdown()
+            reason = f"{describe(chosen.layout)} would be another numeric class"
+            self._settle(Chosen(old), self._checked(old), reason, began)
+        except StageLost as lost:
+            self._mend(lost)
+        except (PlanError, EngineFull):
+            self._mend(None)
+
+    def _same(self, chain: Chain) -> bool:
+        try:
+            return self._class(chain) == self._info.numeric_class
+        except BaseException:
+            chain.shutdown()
+            raise
 
     def _joined(self, layout: Layout | None, lost: StageLost | None) -> tuple[Chosen, Chain]:
         """As told or as planned; a device that was fuller than planned is planned once more.
@@ -222,22 +308,22 @@ class SplitEngine(BaseEngine):
             stems = [*stems, f"{self._codec} at {','.join(cuts)}"]
         return joined_class(stems, probe(chain))
 
-    def _note(self, old: Layout, chosen: Chosen, lost: StageLost | None, seconds: float) -> None:
+    def _note(self, old: Layout, chosen: Chosen, reason: str, gain: float | None = None) -> None:
         self._noted += 1
-        tokens = sum(len(slot.tokens) for slot in self._slots)
-        reason = "the devices were looked for again" if lost is None else lost.what
         self._notes.append(
             Note(
                 number=self._noted,
                 what="placement",
                 old=describe(old),
                 new=describe(chosen.layout),
-                reason=f"{reason}; {tokens} tokens of {len(self._slots)} slots were computed "
-                f"again in {seconds:.2f} s",
+                reason="; ".join(filter(None, (reason, chosen.told))),
                 binding=chosen.binding,
                 runner_up=chosen.runner_up,
+                predicted_gain=gain,
             )
         )
+        # Whoever looks at notes does when the description is another object.
+        self._info = replace(self._info)
 
     def _nobody(self, cause: OutriderError | None = None) -> EngineFailed:
         why = f"the layers lay on {describe(self._layout)}"
@@ -257,6 +343,8 @@ class SplitEngine(BaseEngine):
 
     def shutdown(self) -> None:
         super().shutdown()
+        if self._scout is not None:
+            self._scout.stop()
         self._break()
         self._fleet.shutdown()
 
@@ -332,18 +420,28 @@ def described(layout: Layout, infos: Sequence[StageInfo], numeric_class: str) ->
 
 # --- from a specification ----------------------------------------------------------------------
 
-OPTIONS = ("workers", "workers_ca", "workers_api_key", "layers", "activations", "chunk")
+OPTIONS = (
+    "workers",
+    "workers_ca",
+    "workers_api_key",
+    "roster",
+    "layers",
+    "activations",
+    "chunk",
+)
 
 
 def build(spec: EngineSpec) -> SplitEngine:
-    """`options`: `workers` (HOST:PORT,..., and `mdns` for those that announce themselves),
-    `workers_ca` (a file), `workers_api_key`, `layers` (`auto`, or `A:B,B:C,...`),
-    `activations` (a codec), `chunk` (rows of a micro-batch, or `auto`).
+    """`options`: `workers` (HOST:PORT,..., `mdns` for those that announce themselves, `join`
+    for those that register, which stand in the file `roster`), `workers_ca` (a file),
+    `workers_api_key`, `layers` (`auto`, or `A:B,B:C,...`), `activations` (a codec), `chunk`
+    (rows of a micro-batch, or `auto`).
 
     Raises ConfigError, PlanError, StageLost, EngineFull, and as `source.resolve`.
     """
     from outrider.stages.channel import Credentials
     from outrider.stages.fleet import WorkerFleet
+    from outrider.stages.roster import Roster
 
     given = _options(spec)
     workers = [part for part in given.get("workers", "").split(",") if part]
@@ -355,19 +453,26 @@ def build(spec: EngineSpec) -> SplitEngine:
         given.get("workers_api_key", ""), Path(authority) if authority else None
     )
     fleet = WorkerFleet.make(spec, workers, credentials, codec, time.monotonic)
+    if "roster" in given:
+        fleet.roster = Roster(Path(given["roster"]))
     layers = given.get("layers", AUTO)
-    if layers != AUTO and fleet.find is not None:
+    if layers != AUTO and (fleet.find is not None or fleet.roster is not None):
         raise ConfigError(
-            "--layers deals ranges to workers that are named, and `mdns` names none",
+            "--layers deals ranges to workers that are named; `mdns` and `join` name none",
             todo="write the workers' addresses, or leave --layers at auto",
         )
-    return SplitEngine(
+    engine = SplitEngine(
         fleet,
         None if layers == AUTO else told(layers, workers, fleet.layers),
         clock=time.monotonic,
         codec=codec,
         chunk=_chunk(given.get("chunk", AUTO)),
     )
+    if fleet.roster is not None:
+        scout = Scout(fleet, fleet.roster.stamp, lambda: engine.layout)
+        engine.follow(scout)
+        scout.start()
+    return engine
 
 
 def _options(spec: EngineSpec) -> dict[str, str]:

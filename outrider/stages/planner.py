@@ -10,10 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, pairwise
+from types import MappingProxyType
 
 from outrider.engine import LayerRange
 from outrider.errors import PlanError
+from outrider.partitioner import price
 from outrider.partitioner.cost import stage_s
 from outrider.partitioner.device import DeviceProfile, LinkProfile, Rate
 from outrider.partitioner.graph import ModelGraph
@@ -71,17 +73,48 @@ class Demand:
         )
 
 
-def choose(demand: Demand, members: Sequence[Member]) -> Chosen:
+Ways = Mapping[tuple[str, str], LinkProfile | None]
+"""Links between devices that were measured, by both names; None where there is no direct way."""
+UNMEASURED: Ways = MappingProxyType({})
+
+
+def choose(demand: Demand, members: Sequence[Member], ways: Ways = UNMEASURED) -> Chosen:
     """Where the layers lie best for the time of a token. Raises PlanError, naming what is missing
     where they do not fit."""
     if not members:
         raise PlanError("no device answers", effect="no stage was loaded")
-    plan = planner.solve(problem(demand, members))
+    plan = planner.solve(problem(demand, members, ways))
     other = plan.runner_up.summary if plan.runner_up is not None else ""
-    return Chosen(layout(plan, demand.graph.decoders), plan.binding, other)
+    links = tuple(link for link in plan.links if HOME not in (link.a, link.b))
+    return Chosen(layout(plan, demand.graph.decoders), plan.binding, other, links)
 
 
-def problem(demand: Demand, members: Sequence[Member]) -> Problem:
+def neighbours(placed: Layout) -> tuple[tuple[str, str], ...]:
+    """Pairs of devices between which a layout sends, each once."""
+    pairs = ((a.device, b.device) for a, b in pairwise(placed) if a.device != b.device)
+    return tuple(dict.fromkeys((min(pair), max(pair)) for pair in pairs))
+
+
+def token_s(demand: Demand, members: Sequence[Member], ways: Ways, placed: Layout) -> float | None:
+    """What a token takes with the layers as they lie, by the same prices as a plan; None where
+    one of its devices has gone."""
+    asked = problem(demand, members, ways)
+    if not {each.device for each in placed} <= {member.name for member in members}:
+        return None
+    last = demand.graph.decoders + 2
+    parts = [
+        price.Part(each.device, *_units(each.layers, last), demand.rate.engine, demand.rate.dtype)
+        for each in placed
+    ]
+    return price.value(asked, price.price(asked, parts))
+
+
+def _units(layers: LayerRange, last: int) -> tuple[int, int]:
+    start = 0 if layers.embedding else layers.start + 1
+    return start, last if layers.head else layers.stop + 1
+
+
+def problem(demand: Demand, members: Sequence[Member], ways: Ways = UNMEASURED) -> Problem:
     home = DeviceProfile(HOME, "laptop", NOTHING, (demand.rate,))
     devices = tuple(
         DeviceProfile(
@@ -96,7 +129,7 @@ def problem(demand: Demand, members: Sequence[Member]) -> Problem:
     return Problem(
         demand.graph,
         (home, *devices),
-        tuple(_links(members)),
+        tuple(_links(members, ways)),
         HOME,
         _workload(demand),
     )
@@ -116,14 +149,23 @@ def _workload(demand: Demand) -> Workload:
     )
 
 
-def _links(members: Sequence[Member]) -> list[LinkProfile]:
-    """Ways between devices are not measured from here: half of both ways to them."""
+def _links(members: Sequence[Member], ways: Ways) -> list[LinkProfile]:
+    """Ways between devices as these measured them. Where they did not, half of both ways to them
+    from here; where they do not reach one another, all of both, since what they send comes here."""
     own = [(HOME, member.name, member.rtt_s) for member in members]
-    between = [(a.name, b.name, (a.rtt_s + b.rtt_s) / 2) for a, b in combinations(members, 2)]
-    return [
-        LinkProfile(a, b, rtt_s, LINK_BYTES_PER_S, LINK_BYTES_PER_S, source="estimated")
-        for a, b, rtt_s in (*own, *between)
-    ]
+    found = [_estimated(*each) for each in own]
+    for a, b in combinations(members, 2):
+        through = a.rtt_s + b.rtt_s
+        if (a.name, b.name) not in ways:
+            found.append(_estimated(a.name, b.name, through / 2))
+        else:
+            way = ways[a.name, b.name]
+            found.append(way if way is not None else _estimated(a.name, b.name, through))
+    return found
+
+
+def _estimated(a: str, b: str, rtt_s: float) -> LinkProfile:
+    return LinkProfile(a, b, rtt_s, LINK_BYTES_PER_S, LINK_BYTES_PER_S, source="estimated")
 
 
 def layout(plan: Plan, decoders: int) -> Layout:
@@ -151,8 +193,7 @@ def slowdowns(demand: Demand, placed: Layout, times: Sequence[StageTimes]) -> Ma
     for where, time in zip(placed, times, strict=True):
         if time.passes == 0 or time.compute_s <= 0:
             continue
-        start = 0 if where.layers.embedding else where.layers.start + 1
-        stop = last if where.layers.head else where.layers.stop + 1
+        start, stop = _units(where.layers, last)
         rows = time.rows / time.passes
         each = stage_s(demand.graph, start, stop, usual, demand.rate, rows, CONTEXT)
         spent, expected = took.get(where.device, (0.0, 0.0))

@@ -136,6 +136,11 @@ class RemoteChain:
         return self._infos
 
     @property
+    def alive(self) -> bool:
+        """False once a stage was lost, or it was shut down."""
+        return self._lost is None
+
+    @property
     def direct(self) -> tuple[bool, ...]:
         """For each boundary whether the worker before it sends to the one behind by itself."""
         return tuple(member.direct for member in self._members[:-1])

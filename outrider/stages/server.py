@@ -19,12 +19,14 @@ import grpc.aio
 
 from outrider.errors import (
     CloudUnreachable,
+    ConfigError,
     LinkLost,
     NotFound,
     OutriderError,
     RemoteProtocolError,
 )
-from outrider.protocol import stage_codec
+from outrider.protocol import fleet_codec, stage_codec
+from outrider.protocol.fleet import MeasuredLink
 from outrider.protocol.stages import Attach, Attached, Beat, Detach, StageDown, StageLoad
 from outrider.stages.channel import (
     BEAT_S,
@@ -36,6 +38,8 @@ from outrider.stages.channel import (
     guarded,
     metadata_of,
 )
+from outrider.stages.probe import Guests, echo, probed
+from outrider.stages.receive import receive
 from outrider.stages.seat import Identity, Seat, SeatKey
 from outrider.stages.shelf import Held, Shelf
 
@@ -55,6 +59,8 @@ class Worker:
     identity: Identity = field(default_factory=Identity)
     draining: bool = False
     seats: dict[SeatKey, Seat] = field(default_factory=dict)
+    guests: Guests = field(default_factory=Guests)
+    """Who may measure the way here."""
     _loads: set[asyncio.Future[Held]] = field(default_factory=set)
     _ends: set[asyncio.Future[None]] = field(default_factory=set)
     _pool: ThreadPoolExecutor = field(
@@ -62,8 +68,13 @@ class Worker:
     )
 
     def handlers(self) -> grpc.GenericRpcHandler:
-        streams = {"Run": self.run, "Relay": self.relay}
-        calls = {"Describe": self.describe, "Load": self.load}
+        streams = {
+            "Run": self.run,
+            "Relay": self.relay,
+            "Push": self.push,
+            "Probe": self.probe,
+        }
+        calls = {"Describe": self.describe, "Load": self.load, "Measure": self.measure}
         return grpc.method_handlers_generic_handler(
             SERVICE,
             {name: grpc.unary_unary_rpc_method_handler(call) for name, call in calls.items()}
@@ -97,7 +108,7 @@ class Worker:
         tenant = self._tenant(context)
         message = stage_codec.decode_load(data)
         self._check_room(message)
-        held = await self._take(message)
+        held = await self._take(message, tenant)
         key = (message.pipeline, message.index)
         if key in self.seats:
             await self._blocking(lambda: self.shelf.give_back(held))
@@ -117,10 +128,10 @@ class Worker:
                 "this stage of the pipeline was loaded already, or the worker has too many"
             )
 
-    async def _take(self, message: StageLoad) -> Held:
+    async def _take(self, message: StageLoad, tenant: str) -> Held:
         """Loading goes on when its caller has gone; the stage then is idle."""
         loop = asyncio.get_running_loop()
-        loading = loop.run_in_executor(self._pool, self.shelf.take, message)
+        loading = loop.run_in_executor(self._pool, self.shelf.take, message, tenant)
         self._loads.add(loading)
         loading.add_done_callback(self._loads.discard)
         try:
@@ -132,6 +143,43 @@ class Worker:
     def _give_back(self, loading: asyncio.Future[Held]) -> None:
         if not loading.cancelled() and loading.exception() is None:
             self.shelf.give_back(loading.result())
+
+    # --- weights -------------------------------------------------------------------------------
+
+    async def push(self, requests: AsyncIterator[bytes], context: Context) -> None:
+        await guarded(context, self._push(requests, context))
+
+    async def _push(self, requests: AsyncIterator[bytes], context: Context) -> None:
+        tenant = self._tenant(context)
+        if self.shelf.store is None:
+            raise ConfigError(
+                f"worker {self.shelf.name} takes no weights",
+                why="it was started without --accept-weights",
+                effect="nothing was sent",
+                todo="start it with --accept-weights 2G, or with --model and the model's files",
+            )
+        await receive(self.shelf.store, tenant, requests, context.write, self._blocking)
+
+    # --- links ---------------------------------------------------------------------------------
+
+    async def measure(self, data: bytes, context: Context) -> bytes:
+        answer: bytes = await guarded(context, self._measure(data, context))
+        return answer
+
+    async def _measure(self, data: bytes, context: Context) -> bytes:
+        self._tenant(context)
+        message = fleet_codec.decode_measure(data)
+        if not message.address:
+            self.guests.admit(message.ticket, asyncio.get_running_loop())
+            return fleet_codec.encode_measured(MeasuredLink())
+        return fleet_codec.encode_measured(await probed(message, self.identity))
+
+    async def probe(self, requests: AsyncIterator[bytes], context: Context) -> None:
+        await guarded(context, self._probe(requests, context))
+
+    async def _probe(self, requests: AsyncIterator[bytes], context: Context) -> None:
+        self.guests.welcome(metadata_of(context, TICKET_KEY))
+        await echo(requests, context.write)
 
     # --- a coordinator's stream ----------------------------------------------------------------
 
@@ -238,8 +286,8 @@ class Worker:
     def _tenant(self, context: Context) -> str:
         return self.who(str(metadata_of(context, "authorization")))
 
-    async def _blocking(self, work: Callable[[], None]) -> None:
-        await asyncio.get_running_loop().run_in_executor(self._pool, work)
+    async def _blocking(self, work: Callable[[], Any]) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
 
 
 async def _read_orders(seat: Seat, requests: AsyncIterator[bytes]) -> None:

@@ -17,6 +17,7 @@ from outrider.errors import EngineMissing, HandshakeRefused, InvalidRequest, Not
 from outrider.protocol.stages import HostedModel, LoadedStage, StageHost, StageLoad
 from outrider.stages.emulate import Memory, Processor
 from outrider.stages.post import Post
+from outrider.stages.store import WeightStore
 
 IDLE_S = 300.0
 """How long a stage that nobody uses stays loaded."""
@@ -62,10 +63,16 @@ class Shelf:
     """Engine, device, dtype and threads where a coordinator leaves them to the worker."""
     bounds: tuple[int, int] = (0, 0)
     """Decoder layers that it takes; stop 0 is the model's last."""
+    store: WeightStore | None = None
+    """Takes weights of models whose files do not lie here; None takes none."""
     build: Build = field(default_factory=lambda: _build)
     estimate: Estimate = field(default_factory=lambda: least_memory)
     held: list[Held] = field(default_factory=list)
     _loading: threading.Lock = field(default_factory=threading.Lock)
+
+    def __post_init__(self) -> None:
+        if self.store is not None:
+            self.store.in_use = lambda: [held.key[0].model for held in list(self.held)]
 
     def describe(self) -> StageHost:
         return StageHost(
@@ -82,14 +89,16 @@ class Shelf:
             ),
             first_layer=self.bounds[0],
             stop_layer=self.bounds[1],
+            accepts_bytes=self.store.limit if self.store is not None else 0,
         )
 
-    def take(self, load: StageLoad) -> Held:
-        """The stage, loaded now or found idle. Raises NotFound, HandshakeRefused,
+    def take(self, load: StageLoad, tenant: str = "") -> Held:
+        """The stage, loaded now or found idle; of weights that were sent, those that `tenant`
+        sent. Raises NotFound, HandshakeRefused,
         InvalidRequest, EngineFull, and what building it raises; then nothing has changed but
         that idle stages may have given way."""
         with self._loading:
-            model = self.choose(load)
+            model = self.choose(load, tenant)
             self._check_bounds(load.layers, model.hosted.layers)
             key = (self._spec(load, model), load.layers)
             return self._idle(key) or self._loaded(key, model)
@@ -111,20 +120,28 @@ class Shelf:
             for held in list(self.held):
                 self._drop(held)
 
-    def choose(self, load: StageLoad) -> ShelfModel:
-        """By digest, else by name, else the only one."""
-        named = self._named(load)
+    def choose(self, load: StageLoad, tenant: str = "") -> ShelfModel:
+        """By digest, among files and then among what was sent; else by name, else the only one."""
         if not load.weights_digest:
-            return named
+            return self._named(load)
         wanted = [m for m in self.models.values() if m.hosted.digest == load.weights_digest]
-        if wanted:
-            return wanted[0]
+        found = wanted[0] if wanted else self._sent(load, tenant)
+        if found is not None:
+            return found
         raise HandshakeRefused(
             "weights digest",
-            ours=named.hosted.digest,
+            ours=self._named(load).hosted.digest,
             theirs=load.weights_digest,
             todo=f"start worker {self.name} with the same model files as the others",
         )
+
+    def _sent(self, load: StageLoad, tenant: str) -> ShelfModel | None:
+        digest, store = load.weights_digest, self.store
+        folder = store.view(tenant, digest, load.layers) if store is not None else None
+        if store is None or folder is None:
+            return None
+        hosted = HostedModel(load.model, digest, store.layers(tenant, digest))
+        return ShelfModel(hosted, str(folder))
 
     def _named(self, load: StageLoad) -> ShelfModel:
         if load.model in self.models:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import hmac
 import json
 import os
 import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import grpc
 import grpc.aio
@@ -20,14 +21,18 @@ from grpc_health.v1._async import HealthServicer
 
 from outrider import paths, transport
 from outrider.engine import EngineSpec
+from outrider.errors import AccessDenied, ConfigError
 from outrider.lag import run
 from outrider.options import WorkerOptions, parse_bounds
+from outrider.protocol.fleet import JoinRequest
 from outrider.stages import shelf
-from outrider.stages.channel import SERVER_OPTIONS, SERVICE
+from outrider.stages.channel import SERVER_OPTIONS, SERVICE, Credentials
 from outrider.stages.emulate import Memory, Processor, spell
+from outrider.stages.joiner import Joiner, fresh_key
 from outrider.stages.seat import Identity
 from outrider.stages.server import Worker
 from outrider.stages.shelf import Shelf
+from outrider.stages.store import WeightStore
 
 DRAIN_LOOK_S = 0.05
 STOP_S = 0.2
@@ -47,6 +52,7 @@ class Running:
     worker: Worker
     server: grpc.aio.Server
     health: HealthServicer
+    joiners: tuple[Joiner, ...] = ()
 
 
 async def start(options: WorkerOptions, who: Who, stack: AsyncExitStack) -> Running:
@@ -58,7 +64,8 @@ async def start(options: WorkerOptions, who: Who, stack: AsyncExitStack) -> Runn
         transport.read_pem(options.tls_cert, "--tls-cert"),
         transport.read_pem(options.tls_key, "--tls-key"),
     )
-    worker = Worker(make_shelf(options), who, identity)
+    keys = {str(each): fresh_key() for each in options.join}
+    worker = Worker(make_shelf(options), _known(options, who, keys), identity)
     server = grpc.aio.server(options=SERVER_OPTIONS)
     health = HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
@@ -74,7 +81,53 @@ async def start(options: WorkerOptions, who: Who, stack: AsyncExitStack) -> Runn
         from outrider.stages.mdns import announce
 
         stack.push_async_callback(await announce(worker.shelf.name, worker.shelf.kind, address))
-    return Running(address, worker, server, health)
+    joiners = _joiners(options, worker.shelf, address, keys)
+    for joiner in joiners:
+        stack.callback(asyncio.create_task(joiner.run()).cancel)
+    return Running(address, worker, server, health, joiners)
+
+
+def _known(options: WorkerOptions, who: Who, keys: Mapping[str, str]) -> Who:
+    """Each coordinator that it joined shows the key that it was given, and is a tenant of its
+    own; others are asked for theirs."""
+
+    def known(shown: str) -> str:
+        for coordinator, key in keys.items():
+            if hmac.compare_digest(shown.encode(), f"Bearer {key}".encode()):
+                return f"joined {coordinator}"
+        if options.join and options.api_keys is None and not options.listen.loopback:
+            raise AccessDenied(
+                "the worker works for those that it joined alone",
+                effect="nothing was opened",
+                todo="start it with --api-keys for others",
+            )
+        return who(shown)
+
+    return known
+
+
+def _joiners(
+    options: WorkerOptions, shelf: Shelf, address: str, keys: Mapping[str, str]
+) -> tuple[Joiner, ...]:
+    said = shelf.describe()
+    shown = Credentials.read(
+        options.join_api_key, options.join_ca, options.tls_cert, options.tls_key
+    )
+    request = JoinRequest(
+        name=said.name,
+        kind=said.kind,
+        address=str(options.advertise or address),
+        digests=tuple(model.digest for model in said.models),
+        accepts_bytes=said.accepts_bytes,
+    )
+    return tuple(
+        Joiner(each, replace(request, key=keys[str(each)]), shown, _tell) for each in options.join
+    )
+
+
+def _tell(line: str) -> None:
+    sys.stderr.write(f"outrider worker: {line}\n")
+    sys.stderr.flush()
 
 
 def make_shelf(options: WorkerOptions) -> Shelf:
@@ -97,7 +150,24 @@ def make_shelf(options: WorkerOptions) -> Shelf:
             threads=threads,
         ),
         bounds=parse_bounds(options.layers),
+        store=_store(options),
     )
+
+
+def _store(options: WorkerOptions) -> WeightStore | None:
+    """Raises ConfigError where its folder can not be made."""
+    if options.accept_weights is None:
+        return None
+    folder = options.cache or paths.cache_dir() / "weights"
+    try:
+        return WeightStore(folder.expanduser(), options.accept_weights)
+    except OSError as error:
+        raise ConfigError(
+            f"weights can not be kept in {folder}",
+            why=error.strerror or "",
+            effect="the worker was not started",
+            todo="name a folder of this user's with --cache",
+        ) from None
 
 
 async def _expire(idle: Shelf) -> None:
@@ -110,6 +180,7 @@ async def _expire(idle: Shelf) -> None:
 async def drain(running: Running, grace_s: float) -> None:
     """Take nothing new, tell coordinators to plan without, and wait for them for a while."""
     running.worker.draining = True
+    await asyncio.gather(*(joiner.leave() for joiner in running.joiners))
     await running.health.enter_graceful_shutdown()
     try:
         async with asyncio.timeout(grace_s):
@@ -152,7 +223,9 @@ def _serving(had: Shelf) -> str:
     first, stop = had.bounds
     layers = f"layers {first}:{stop}" if stop else "any layers"
     models = ", ".join(f"{m.name} ({m.layers} layers)" for m in had.describe().models)
-    told = [f"{layers} of {models}"]
+    told = [f"{layers} of {models or 'what it is sent'}"]
+    if models and had.store is not None:
+        told.append(f"takes {spell(had.store.limit)} of others' weights")
     if had.memory.limit is not None:
         told.append(f"in {spell(had.memory.limit)}")
     if had.processor.speed < 1.0:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from outrider.errors import ConfigError, OutriderError, Unplannable
 from outrider.partitioner import price
 from outrider.partitioner.check import check
+from outrider.partitioner.device import LinkProfile
 from outrider.partitioner.plan import Alternative, Objective, Plan, Problem, StagePlan
 from outrider.partitioner.solve import answers, brute, dp, genetic, milp, nearest
 from outrider.partitioner.solve.limits import bounded, lifted, present, with_memory
@@ -130,9 +131,15 @@ def explained(problem: Problem, plan: Plan) -> Plan:
         runner_up=runner_up,
         margin=margin,
         binding=_binding(problem, plan),
+        links=_links(problem, plan),
         dropped=tuple((name, _why_dropped(problem, plan, name, with_it[name])) for name in unused),
     )
     return replace(said, reasons=_reasons(problem, said, second))
+
+
+def _links(problem: Problem, plan: Plan) -> tuple[LinkProfile, ...]:
+    found = (hop.link for hop in price.hops(problem, plan.stages))
+    return tuple(link for link in found if link is not None)
 
 
 def _best(problem: Problem) -> dp.Found | None:

@@ -50,15 +50,15 @@ def host(name: str, digest: str) -> StageHost:
 
 def test_workers_that_announce_themselves_join_at_the_next_plan(answering: set[str]) -> None:
     fleet = fleet_of("mdns")
-    announced: list[str] = []
+    announced: list[WorkerAt] = []
     fleet.find = lambda: announced
     with pytest.raises(PlanError, match="no worker") as caught:
         fleet.plan()
     assert "none announced itself" in caught.value.why
-    announced.append("10.0.0.7:11713")
+    announced.append(WorkerAt("10.0.0.7:11713"))
     answering.add("10.0.0.7:11713")
     assert [placed.device for placed in fleet.plan().layout] == ["10.0.0.7:11713"]
-    announced.append("10.0.0.7:11713")
+    announced.append(WorkerAt("10.0.0.7:11713"))
     fleet.plan()
     assert len(fleet.workers) == 1
 
@@ -73,12 +73,12 @@ def test_nobody_is_looked_for_unless_asked(answering: set[str]) -> None:
 def test_ranges_are_not_dealt_to_workers_without_names() -> None:
     options = (("workers", "mdns:11713"), ("layers", "0:3,3:6"))
     spec = EngineSpec("bundled:target", engine="split", options=options)
-    with pytest.raises(ConfigError, match="names none"):
+    with pytest.raises(ConfigError, match="name none"):
         registry.build(spec)
 
 
 def test_a_fleet_that_can_not_look_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing() -> tuple[str, ...]:
+    def missing() -> tuple[WorkerAt, ...]:
         raise OutriderError("no multicast")
 
     fleet = fleet_of("mdns")

@@ -217,9 +217,9 @@ def test_a_caller_who_leaves_while_it_loads_leaves_an_idle_stage(
     factory = Factory()
     take = Worker._take
 
-    async def watched(self: Worker, order: StageLoad) -> Any:
+    async def watched(self: Worker, order: StageLoad, tenant: str) -> Any:
         try:
-            return await take(self, order)
+            return await take(self, order, tenant)
         except asyncio.CancelledError:
             left.set()
             raise
