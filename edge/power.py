@@ -124,6 +124,7 @@ class PowerWatch:
                 old=old.draft,
                 new=new.draft,
                 reason=new.reason or "power and heat leave room again",
+                cause=new.reason or "power and heat leave room again",
                 binding="power",
             )
         )

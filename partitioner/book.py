@@ -51,8 +51,8 @@ class Book:
     meters: dict[tuple[str, str], PeerMeter] = field(default_factory=dict)
     drafters: dict[str, DraftMeter] = field(default_factory=dict)
     habits: dict[str, Habit] = field(default_factory=dict)
-    shed: set[str] = field(default_factory=set)
-    """Models whose drafts are kept less deep than the committer would look, for their joules."""
+    told_depths: dict[str, tuple[int, float]] = field(default_factory=dict)
+    """By model: how deep drafts may go for their joules, as it was told last, and when."""
     decisions: int = 0
     """Told so far."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from math import isfinite
+from math import inf, isfinite
 from typing import Literal, Protocol, Self
 
 from outrider.partitioner.acceptance import Acceptance
@@ -292,21 +292,27 @@ class Steering:
             reason = self.bounds.reason or "power and heat leave more room"
             self._deepen(old, verdict, signals, reason)
             return
-        shed = self.host.book.shed
-        sheds = verdict.depth < MAX_DEPTH and self.bounds.draft == "free"
-        self._agreed = self._agreed + 1 if sheds != (self.model in shed) else 0
-        if self._agreed >= self.host.rules.agree:
-            self._agreed = 0
-            shed.symmetric_difference_update((self.model,))
-            far = self.acceptance.rates()[0]
-            worth = self.host.objective.ms_per_joule
-            reason = (
-                f"drafts beyond {verdict.depth} cost more joules than they save time"
-                if sheds
-                else "deeper drafts are worth their joules"
-            )
-            told = f"{reason}: {worth:g} ms a joule, {far:.0%} of first drafts hold"
-            self._deepen(MAX_DEPTH if sheds else old, verdict, signals, told)
+        if self.bounds.draft == "free":
+            self._weigh_depth(verdict, signals)
+
+    def _weigh_depth(self, verdict: Verdict, signals: Signals) -> None:
+        """Joules begin or cease to bound the depth, and it lasts."""
+        known = self.host.book.told_depths
+        told, at_s = known.get(self.model, (MAX_DEPTH, -inf))
+        sheds = verdict.depth < MAX_DEPTH
+        self._agreed = self._agreed + 1 if sheds != (told < MAX_DEPTH) else 0
+        rules = self.host.rules
+        if self._agreed < rules.agree or signals.at_s - at_s < rules.dwell_s:
+            return
+        self._agreed = 0
+        known[self.model] = (verdict.depth, signals.at_s)
+        price = f"{self.host.objective.ms_per_joule:g} ms a joule"
+        held = f"{self.acceptance.rates()[0]:.0%} of first drafts hold"
+        reason = f"drafts beyond {verdict.depth} cost more joules than they save time"
+        if not sheds:
+            reason = "deeper drafts are worth their joules"
+        bound = replace(verdict, binding=f"hint_depth: {price}") if sheds else verdict
+        self._deepen(told, bound, signals, f"{reason}: {price}, {held}")
 
     def _deepen(self, old: int, verdict: Verdict, signals: Signals, reason: str) -> None:
         before = self._cost()

@@ -20,6 +20,7 @@ from outrider.partitioner.placement import (
     Rules,
     Verdict,
     Wants,
+    alone,
     scores,
 )
 from outrider.partitioner.power.state import SHALLOW, Bounds
@@ -389,3 +390,97 @@ def test_what_is_chosen_is_possible_wherever_anything_is(
         assert draft.ms <= plain.ms + 1e-6, "hints can only shorten the stream"
     if bounds.draft == "off":
         assert verdict.depth == 0
+
+
+# --- the objective, the link, and the small model ----------------------------------------------
+
+
+def test_an_objective_weighs_time_against_joules() -> None:
+    joules = []
+    for name in ("latency", "balanced", "energy"):
+        given = signals(holds=0.6, energy=Energy(draft_w=15.0))
+        found, _ = later(pilot("draft", objective=Objective.named(name)), given)
+        joules.append(found.score().joules)
+        assert found.placement == ("cloud" if name == "energy" else "draft")
+    assert joules[0] >= joules[1] > joules[2]
+    assert Objective.named("balanced") == Objective()
+
+
+def test_a_link_of_which_nothing_is_known_is_priced_as_before() -> None:
+    plenty = replace(CLOUD, up_bytes_per_s=1e9, down_bytes_per_s=1e9, loss=0.0)
+    unknown = scores(signals(), Wants(), Objective())
+    known = scores(signals(peers=(plenty,)), Wants(), Objective())
+    for before, told in zip(unknown, known, strict=True):
+        assert told.total == pytest.approx(before.total, rel=1e-4)
+
+
+def test_bandwidth_and_loss_are_priced_where_something_waits_for_them() -> None:
+    def total(name: str, **link: Any) -> float:
+        found = scores(
+            signals(peers=(replace(CLOUD, **link),)), Wants(committed=1), Objective(), "cloud"
+        )
+        return next(s.total for s in found if s.placement == name)
+
+    assert total("draft", up_bytes_per_s=1e3) > total("draft")
+    assert total("draft", loss=0.05) > total("draft")
+    assert total("cloud", loss=0.05) == total("cloud"), "a stream runs on behind a lost segment"
+    assert total("cloud", down_bytes_per_s=5e2) > 2 * total("cloud"), "a message a token"
+    thin = total("draft", down_bytes_per_s=5e2)
+    assert thin < 0.8 * total("cloud", down_bytes_per_s=5e2), "one message brings several tokens"
+
+
+def test_an_upload_counts_against_a_move() -> None:
+    def moved(rate: float | None) -> float:
+        house = replace(HOUSE, up_bytes_per_s=rate)
+        found = scores(
+            signals(peers=(CLOUD, house)), Wants(prompt=4000, committed=8), Objective(), "cloud"
+        )
+        return next(s.ms for s in found if s.placement == "split")
+
+    assert moved(20e3) - moved(None) == pytest.approx(1e3 * 16_398 / 20e3 / 256, rel=0.1)
+
+
+def test_a_radio_that_falls_asleep_between_messages_costs_less() -> None:
+    tail = Energy(stream_w=1.0, tail_s=0.02, wake_j=0.0)
+    assert score("cloud", signals(energy=tail), Wants(committed=1)).joules == pytest.approx(0.02)
+    awake = Energy(stream_w=1.0)
+    assert score("cloud", signals(energy=awake), Wants(committed=1)).joules == pytest.approx(0.05)
+    first = score("cloud", signals(energy=tail)).joules
+    assert first == pytest.approx(0.02 + 0.02 / 256), "the last tail is paid by every answer"
+
+
+def test_the_small_model_is_taken_where_it_may_and_saves_enough() -> None:
+    given, rules = signals(holds=0.1), Rules()
+    assert alone(given, Wants(), Objective(), rules) is None, "nobody allowed it"
+    allowed = Wants(small_allowed=True)
+    found = alone(given, allowed, Objective(), rules)
+    assert found is not None and (found.placement, found.runner_up) == ("edge", "cloud")
+    assert found.gain is not None and found.gain > rules.margin and found.margin is not None
+    slow = replace(given, draft=((1.0, 49.0), (8.0, 392.0)))
+    assert alone(slow, allowed, Objective(), rules) is None, "it saves too little"
+    assert alone(replace(given, bounds=LOW), allowed, Objective(), rules) is None
+    gone = replace(CLOUD, reachable=False, why="the cloud went silent")
+    nowhere = replace(given, bounds=LOW, peers=(gone,))
+    assert alone(nowhere, allowed, Objective(), rules) is not None, "there is no elsewhere"
+
+
+def test_a_split_model_whose_ends_lie_elsewhere_gets_nothing_hidden() -> None:
+    away = replace(HOUSE, home=False)
+    found = score("split", signals(peers=(CLOUD, away)), Wants(share="hidden"))
+    assert "embedding and head" in found.why
+    assert score("split", signals(peers=(CLOUD, away))).possible
+
+
+def test_an_operators_wish_moves_an_answer_and_can_be_taken_back() -> None:
+    one = pilot("draft", rules=Rules(probes=False, dwell_s=1.0))
+    one.decide(signals(), Wants(committed=1))
+    wished = Wants(committed=2, wished="cloud")
+    verdict = one.decide(signals(now=100.1, bounds=LOW), wished)
+    assert verdict.changed and verdict.placement == "cloud"
+    assert (verdict.reason, verdict.cause) == ("cloud was asked for", "an operator's pin")
+    kept = one.decide(signals(now=100.2, holds=0.9), replace(wished, committed=60))
+    assert not kept.changed and kept.placement == "cloud"
+    assert later(one, signals(now=200.0, holds=0.9))[0].placement == "draft"
+    gone = replace(CLOUD, reachable=False, why="the cloud went silent")
+    lost = one.decide(signals(now=300.0, peers=(gone, HOUSE)), replace(wished, committed=200))
+    assert lost.placement == "split", "a wish that can not be is not kept to"
