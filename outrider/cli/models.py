@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from outrider.cli import console
 from outrider.cli.where import HERE, Where
@@ -15,23 +16,22 @@ if TYPE_CHECKING:
 
 def models(
     *words: str,
-    role: Literal["draft", "target"] = "draft",
     presets: bool = False,
     json: bool = False,
     where: Where = HERE,
 ) -> int:
-    """Models that can be asked for by name; `models use NAME` swaps one while it runs.
+    """Models that can be asked for by name; `models use NAME` takes another draft.
 
     Args:
-        words: Nothing, or `use NAME`: a name of outrider ls, a path, bundled:draft, or none.
-        role: What NAME becomes: the draft of the daemon, or the target of this machine's cloud.
+        words: Nothing, or `use NAME`: the daemon drafts with that from the next answer on. A
+            name of outrider ls, a path, bundled:draft, ngram or none.
         presets: List models and pairs that are worth a try, and what they take.
         json: Print one JSON object.
     """
     if presets:
         return _presets(json=json)
     if words:
-        return _use(words, role, where, json=json)
+        return _use(words, where, json=json)
     with where.client() as client:
         cards = client.models()
     if json:
@@ -99,9 +99,7 @@ def _there(shelf: Shelf, pair: Pair) -> str:
     ]
 
 
-def _use(
-    words: tuple[str, ...], role: Literal["draft", "target"], where: Where, *, json: bool
-) -> int:
+def _use(words: tuple[str, ...], where: Where, *, json: bool) -> int:
     if len(words) != 2 or words[0] != "use":
         raise InvalidRequest(
             f"{' '.join(words)!r} is no order for models",
@@ -109,9 +107,17 @@ def _use(
             todo="outrider models, outrider models use NAME, outrider models --presets",
         )
     with where.client() as client:
-        loaded = client.use_model(words[1], role)
+        loaded = client.use_model(_place(words[1]))
     if json:
         console.as_json({"loaded": loaded})
+    elif loaded is None:
+        console.out(f"{words[1]}: no model drafts from now on")
     else:
-        console.out(f"{loaded.model} is the {loaded.role} from now on")
+        console.out(f"{loaded.model} drafts from now on ({loaded.engine}, {loaded.dtype})")
     return 0
+
+
+def _place(name: str) -> str:
+    """A path as the daemon finds it, whose working directory is another."""
+    path = Path(name).expanduser()
+    return str(path.resolve()) if path.exists() and ("/" in name or path.suffix) else name

@@ -17,12 +17,14 @@ from cyclopts import Parameter
 from outrider.cli import console
 from outrider.cli.servers import missing
 from outrider.errors import ConfigError, InvalidRequest, NotFound, OutriderError
+from outrider.models.shelf import readable
 
 if TYPE_CHECKING:
     from outrider.models.anatomy import Anatomy
     from outrider.models.pull import Pull
     from outrider.models.shelf import Entry, Shelf
     from outrider.models.verdicts import Verdict
+    from outrider.models.wanted import Wanted
 
 YES = Annotated[bool, Parameter(alias="-y")]
 
@@ -101,7 +103,17 @@ def _one(work: Pull, text: str, name: str, *, update: bool) -> Entry:
         return work.fetch(Wanted.parse(known.spec), name or text.lower(), update=update)
     if "/" not in text:
         raise _no_such(work.shelf, text)
-    return work.fetch(Wanted.parse(text), name, update=update)
+    wanted = Wanted.parse(text)
+    return work.fetch(wanted, name or _short(wanted), update=update)
+
+
+def _short(wanted: Wanted) -> str:
+    """The short name of a repository that has one, so that pairs find it."""
+    from outrider.models import presets
+
+    asked = (wanted.repo.lower(), wanted.part.lower())
+    known = presets.models().items()
+    return next((n for n, k in known if (k.repo.lower(), k.part.lower()) == asked), "")
 
 
 def _no_such(shelf: Shelf, text: str) -> NotFound:
@@ -178,7 +190,7 @@ class Bars:
     def begin(self, name: str, total: int, there: int) -> None:
         if self._progress is None:
             more = f", {there} bytes of it are here" if there else ""
-            console.note(f"  {name}, {_size(total)}{more}")
+            console.note(f"  {name}, {readable(total)}{more}")
             return
         self._task = self._progress.add_task(name, total=total, completed=there)
 
@@ -276,7 +288,7 @@ def _row(shelf: Shelf, entry: Entry) -> tuple[str, ...]:
     origin = entry.repo if entry.origin == "hub" else entry.path
     return (
         entry.name,
-        _size(entry.size),
+        readable(entry.size),
         entry.kind,
         entry.quantisation,
         entry.digest[:12],
@@ -290,10 +302,6 @@ def _there(entry: Entry) -> bool:
     return Path(entry.path).exists()
 
 
-def _size(count: float) -> str:
-    return f"{count / 2**30:.2f} GiB" if count >= 2**28 else f"{count / 2**20:.1f} MiB"
-
-
 def _when(seconds: float | None) -> str:
     if seconds is None:
         return "never"
@@ -303,24 +311,30 @@ def _when(seconds: float | None) -> str:
 # --- rm ----------------------------------------------------------------------------------------
 
 
-def rm(*names: str, yes: YES = False) -> int:
+def rm(*names: str, yes: YES = False, json: bool = False) -> int:
     """Remove models. One that was registered in place is only forgotten: its files stay.
 
     Args:
         names: As outrider ls shows them.
         yes: Do not ask.
+        json: Print one JSON object.
     """
     from outrider.models.shelf import Shelf
 
     if not names:
         raise InvalidRequest("name a model", effect="nothing was removed", todo="outrider ls")
     shelf = Shelf()
+    gone: dict[str, str] = {}
     for entry in [shelf.get(name) for name in names]:
         if not yes and not _confirmed(entry):
             console.note(f"{entry.name} stays")
             continue
         shelf.remove(entry.name)
-        console.out(f"{entry.name} {'was removed' if entry.origin == 'hub' else 'was forgotten'}")
+        gone[entry.name] = "removed" if entry.origin == "hub" else "forgotten"
+        if not json:
+            console.out(f"{entry.name} was {gone[entry.name]}")
+    if json:
+        console.as_json({"models": gone})
     return 0
 
 
@@ -333,7 +347,7 @@ def _confirmed(entry: Entry) -> bool:
             todo=f"outrider rm {entry.name} --yes",
         )
     if entry.origin == "hub":
-        return _says_yes(f"Delete {entry.name}, {_size(entry.size)}?")
+        return _says_yes(f"Delete {entry.name}, {readable(entry.size)}?")
     return _says_yes(f"Forget {entry.name}? Its files stay in {entry.folder}.")
 
 
@@ -365,7 +379,7 @@ def show(name: str, /, *, json: bool = False) -> int:
         return 0
     console.out(_page(name, entry, found, installed))
     for path in files.weights:
-        console.out(f"{'':13} {path.name}, {_size(path.stat().st_size)}")
+        console.out(f"{'':13} {path.name}, {readable(path.stat().st_size)}")
     for verdict in verdicts:
         console.out(f"{console.bold('pair'.ljust(13))} {_verdict(verdict)}")
     return 0
@@ -382,18 +396,18 @@ def _page(name: str, entry: Entry | None, found: Anatomy, installed: Sequence[st
 
     files = source.resolve(name)
     need = found.need
-    count = "" if found.parameters is None else f"{found.parameters / 1e9:.2f} thousand million"
+    count = "unknown" if found.parameters is None else _millions(found.parameters)
     rows = [
         ("model", name),
-        ("architecture", f"{found.architecture}, {count or 'unknown'} parameters, {found.stored}"),
+        ("architecture", f"{found.architecture}, {count} parameters, {found.stored}"),
         ("shape", f"{found.layers} layers, width {found.hidden}, heads {found.heads or 'unknown'}"),
         ("context", f"{found.context} tokens"),
         ("vocabulary", f"{found.vocabulary[:12]}, {found.tokens} tokens"),
         ("chat", f"template: {found.template}; ends: {', '.join(found.ends) or 'none'}"),
         (
             "memory",
-            f"{_size(need.weights)} weights, {need.kv_token / 1024:.1f} KiB a token,"
-            f" {_size(need.kv_context)} for a whole context{_of_machine(need.machine)}",
+            f"{readable(need.weights)} weights, {need.kv_token / 1024:.1f} KiB a token,"
+            f" {readable(need.kv_context)} for a whole context{_of_machine(need.machine)}",
         ),
         ("engine", _engines(found.engines, installed)),
         ("licence", (entry.licence if entry else "") or "not stated"),
@@ -403,8 +417,12 @@ def _page(name: str, entry: Entry | None, found: Anatomy, installed: Sequence[st
     return "\n".join(f"{console.bold(head.ljust(13))} {text}" for head, text in rows)
 
 
+def _millions(count: int) -> str:
+    return f"{count / 1e9:.2f} B" if count >= 1e9 else f"{count / 1e6:.1f} M"
+
+
 def _of_machine(total: int | None) -> str:
-    return "" if total is None else f"; this machine has {_size(total)}"
+    return "" if total is None else f"; this machine has {readable(total)}"
 
 
 def _engines(possible: Sequence[str], installed: Sequence[str]) -> str:

@@ -31,7 +31,7 @@ from outrider.models.anatomy import stored_as, support
 from outrider.models.check import check_model
 from outrider.models.hub import Hub, Listing, Meter
 from outrider.models.pins import Offered, Pin
-from outrider.models.shelf import Entry, Shelf, StoredFile, check_name
+from outrider.models.shelf import Entry, Shelf, StoredFile, check_name, readable
 from outrider.models.source import ModelFiles
 from outrider.models.vocabulary import load as load_vocabulary
 from outrider.models.wanted import CONFIG, INDEX, Selected, Wanted, select
@@ -136,11 +136,12 @@ class Pull:
         need = sum(file.size - _came(folder, file) for file in missing)
         free = self.room(folder)
         total = sum(file.size for file in missing)
-        self.note(f"{len(missing)} files to fetch, {_size(total)}; {_size(free)} free")
+        files = f"{len(missing)} file{'s' * (len(missing) != 1)} to fetch, {readable(total)}"
+        self.note(f"{files}; {readable(free)} free" if missing else "all of its files are here")
         if need + SPARE > free and need:
             raise DiskFull(
-                f"there is no room: {_size(need)} are to come, {_size(free)} are free",
-                why=f"{self.shelf.root} is to keep {_size(SPARE)} free beside it",
+                f"there is no room: {readable(need)} are to come, {readable(free)} are free",
+                why=f"{self.shelf.root} is to keep {readable(SPARE)} free beside it",
                 effect="nothing was pulled",
                 todo="make room (outrider ls, outrider rm), set OUTRIDER_MODELS to another disk,"
                 " or take a smaller quantisation",
@@ -232,10 +233,6 @@ def default_name(text: str, quantisation: str) -> str:
     base = base.removesuffix("-gguf") or "model"
     tag = re.sub(r"[^a-z0-9._-]+", "-", quantisation.rpartition("/")[2].lower())
     return f"{base}:{tag}" if tag and not base.endswith(tag) else base
-
-
-def _size(count: float) -> str:
-    return f"{count / 2**30:.2f} GiB" if count >= 2**28 else f"{count / 2**20:.1f} MiB"
 
 
 @contextmanager

@@ -214,6 +214,13 @@ def check_name(text: str) -> str:
     return text
 
 
+def readable(count: float) -> str:
+    """Bytes for people: `1.40 GiB`, `260.0 MiB`, `12 KiB`."""
+    if count >= 2**28:
+        return f"{count / 2**30:.2f} GiB"
+    return f"{count / 2**20:.1f} MiB" if count >= 2**19 else f"{-(-count // 2**10):.0f} KiB"
+
+
 def _unreadable(path: Path, why: str) -> ModelError:
     return ModelError(
         f"{path} can not be read",

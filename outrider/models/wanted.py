@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from outrider.errors import InvalidRequest, ModelUnsupported, NotFound
+from outrider.models.shelf import readable
 
 REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,127}")
@@ -205,7 +206,7 @@ def _choices(groups: dict[str, tuple[str, ...]], sizes: dict[str, int]) -> str:
     if not groups:
         return "it has no GGUF file; leave the part after : away"
     shown = [
-        f"{quantisation(stem) or files[0]} ({sum(sizes[f] for f in files) / 2**30:.2f} GiB)"
+        f"{quantisation(stem) or files[0]} ({readable(sum(sizes[f] for f in files))})"
         for stem, files in sorted(groups.items())
     ]
     return "there are " + ", ".join(shown)

@@ -7,7 +7,7 @@ from typing import Literal
 import msgspec
 
 from outrider.partitioner.plan import Plan
-from outrider.protocol.status import ModelCard, RequestState
+from outrider.protocol.status import LoadedModel, ModelCard, RequestState
 
 Objective = Literal["latency", "throughput", "energy", "cost"]
 
@@ -52,6 +52,13 @@ class Requests(msgspec.Struct, frozen=True):
     """`/outrider/v1/requests`."""
 
     requests: tuple[RequestState, ...]
+
+
+class Used(msgspec.Struct, frozen=True):
+    """`/outrider/v1/models/use`."""
+
+    loaded: LoadedModel | None = None
+    """None when no model drafts."""
 
 
 class WhatIf(msgspec.Struct, frozen=True):

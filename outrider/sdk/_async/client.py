@@ -12,7 +12,7 @@ import httpx2
 
 from outrider.protocol import events as daemon
 from outrider.protocol import recording
-from outrider.protocol.status import CloudStatus, ModelCard, RequestState, Status
+from outrider.protocol.status import CloudStatus, LoadedModel, ModelCard, RequestState, Status
 from outrider.sdk import models, question, wire
 from outrider.sdk._async import pause
 from outrider.sdk._async.caller import AsyncCaller
@@ -143,6 +143,15 @@ class AsyncClient:
     async def models(self) -> tuple[ModelCard, ...]:
         """Models that can be asked for by name."""
         return wire.decode(await self._caller.get("/v1/models"), models.Listing).cards()
+
+    async def use_model(self, model: str) -> LoadedModel | None:
+        """Draft with another model from the next answer on; those under way keep theirs.
+
+        `model` is a name of `outrider ls`, a path at the daemon, `bundled:draft`, `ngram` or
+        `none`; None for the last two. Raises NotFound, ModelError: the old one then stays.
+        """
+        found = await self._caller.post("/outrider/v1/models/use", {"model": model})
+        return wire.decode(found, models.Used).loaded
 
     async def plan(
         self,
