@@ -344,12 +344,12 @@ class EdgeOptions:
     draft_threads: int | None = 1
     """One thread drafts a small model fastest, and leaves the others to the user."""
     placement: Literal["auto", "edge", "cloud", "draft", "split"] = "auto"
+    """auto decides by request; edge, cloud, draft and split pin it."""
     objective: Literal["latency", "balanced", "energy"] = "balanced"
     """What placement weighs: time alone, time and joules, or joules ten times as much."""
     share: Literal["tokens", "hidden", "nothing"] = "tokens"
     """What may leave the device: token ids, hidden states alone, or nothing at all; a request may
     keep back more, not less."""
-    """auto decides by request; edge, cloud and draft pin it."""
     fallback: Literal["wait", "local", "error"] = "local"
     """What an answer does when the cloud is away: wait, go on with the draft model, or fail."""
     patience_s: float = 10.0
