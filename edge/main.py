@@ -261,6 +261,8 @@ def _leave_card(
     options: EdgeOptions, url: str, address: str, stack: AsyncExitStack, log: str
 ) -> None:
     """Tell clients on this machine where the daemon is, for as long as it is there."""
+    # Who listens everywhere is called by its loopback name here, which the door lets in.
+    url = url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
     card = paths.DaemonInfo(schema=1, url=url, pid=os.getpid(), events=address, log=log)
     place = paths.daemon_file(options.runtime_dir)
     paths.write_atomically(place, msgspec.json.encode(card))

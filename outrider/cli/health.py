@@ -5,10 +5,13 @@ from __future__ import annotations
 import importlib.util
 import os
 import platform
+import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal
@@ -17,13 +20,17 @@ import msgspec
 
 from outrider import paths
 from outrider.cli import console
+from outrider.cli.jetson import Jetson
 from outrider.cli.where import HERE, Daemon, Where
-from outrider.errors import DaemonUnreachable, OutriderError
+from outrider.errors import ConfigError, DaemonUnreachable, OutriderError
 from outrider.options import CLOUD_PORT, EDGE_PORT
 
 State = Literal["ok", "absent", "warning", "failed"]
 """`absent`: not installed, and not needed for everything."""
 
+LEAST_MEMORY, LEAST_DISK = 1 << 30, 2 << 30
+"""Bytes: a small draft with its engine, and one small model with its converted forms."""
+DAY_S = 86400.0
 PROBE_S = 180.0
 """An engine that has not answered by then hangs."""
 
@@ -55,12 +62,22 @@ class Check(msgspec.Struct, frozen=True):
     todo: str = ""
 
 
-def doctor(*, json: bool = False, where: Where = HERE) -> int:
-    """Check Python, extras, engines (each runs a real operation), ports, folders and links.
+def doctor(
+    *, fix: bool = False, bundle: Path | None = None, json: bool = False, where: Where = HERE
+) -> int:
+    """Check Python, extras, engines (each runs a real operation), settings, folders, memory, disk,
+    clock, ports and links.
 
     Args:
+        fix: First make folders, take rights that are too wide, remove what dead daemons left.
+        bundle: Write a zip for a report: checks, settings, status, log; no key, no prompt.
         json: Print one JSON object.
     """
+    from outrider.cli import mend
+
+    if fix:
+        for done in mend.mend():
+            console.note(f"fixed: {done}")
     checks = []
     for check in examine(where):
         checks.append(check)
@@ -68,6 +85,11 @@ def doctor(*, json: bool = False, where: Where = HERE) -> int:
             console.out(_line(check))
     if json:
         console.as_json({"checks": checks})
+    if bundle is not None:
+        from outrider.cli.bundle import write
+
+        write(bundle, checks, where)
+        console.note(f"{bundle} is written: read it before you send it")
     return 1 if any(check.state == "failed" for check in checks) else 0
 
 
@@ -83,8 +105,12 @@ def examine(where: Daemon) -> Iterator[Check]:
         yield installed(extra, modules)
     for engine, library in ENGINES.items():
         yield works(engine, library)
+    yield settings()
     yield from folders()
+    yield from room()
+    yield clock()
     yield power()
+    yield from jetson()
     reached = daemon(where)
     yield from reached
     yield port("edge port", EDGE_PORT, reached[0].state == "ok")
@@ -143,8 +169,79 @@ def folders() -> Iterator[Check]:
     for name, folder in (
         ("runtime folder", paths.runtime_dir()),
         ("state folder", paths.state_dir()),
+        ("cache folder", paths.cache_dir()),
     ):
         yield writable(name, folder)
+
+
+def settings() -> Check:
+    """Whether the servers would start with what file and environment say."""
+    from outrider.config.keys import SECTIONS
+    from outrider.config.layers import Layers
+
+    try:
+        layers = Layers.load()
+        for section, kind in SECTIONS.items():
+            layers.settle(kind, section, {}, ())
+    except ConfigError as error:
+        return Check("settings", "failed", error.what, error.todo)
+    place = layers.file.path
+    if not layers.file.there:
+        return Check("settings", "ok", f"defaults; there is no {place}")
+    if place.stat().st_mode & 0o022:
+        return Check("settings", "warning", f"others may write {place}", "outrider doctor --fix")
+    return Check("settings", "ok", str(place))
+
+
+def room(root: Path = Path("/")) -> Iterator[Check]:
+    """Memory that is free now, and disk where models and caches lie."""
+    found = re.search(r"MemAvailable:\s+(\d+) kB", _text(root / "proc/meminfo"))
+    if found is not None:
+        free = int(found[1]) * 1024
+        yield _roomy("memory", free, LEAST_MEMORY, "close what needs memory, or draft with ngram")
+    folder = next(p for p in (paths.cache_dir(), *paths.cache_dir().parents) if p.exists())
+    todo = f"make room on the disk of {folder}, or set OUTRIDER_CACHE to another"
+    yield _roomy("disk", shutil.disk_usage(folder).free, LEAST_DISK, todo)
+
+
+def _roomy(name: str, free: int, least: int, todo: str) -> Check:
+    detail = f"{free / 2**30:.1f} GiB free"
+    if free < least:
+        return Check(name, "warning", f"{detail}, little for models", todo)
+    return Check(name, "ok", detail)
+
+
+def clock(now: float | None = None, root: Path = Path("/")) -> Check:
+    """A clock that is wrong makes every certificate invalid: boards without a battery for it
+    begin in the past. Never before this very file was made."""
+    seconds = time.clock_gettime(time.CLOCK_REALTIME) if now is None else now
+    behind = Path(__file__).stat().st_mtime - seconds
+    if behind > DAY_S:
+        what = f"it is {behind / DAY_S:.0f} days behind: TLS will refuse every certificate"
+        return Check("clock", "failed", what, "sudo timedatectl set-ntp true")
+    synced = root / "run/systemd/timesync"
+    if synced.is_dir() and not (synced / "synchronized").exists():
+        return Check("clock", "warning", "not yet set by the network", "timedatectl tells more")
+    return Check("clock", "ok", time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(seconds)))
+
+
+def jetson(root: Path = Path("/")) -> Iterator[Check]:
+    """What is special about a Jetson; nothing elsewhere."""
+    found = Jetson.find(root)
+    if found is None:
+        return
+    jetpack = f"JetPack {found.jetpack}" if found.jetpack else "a JetPack that is not known"
+    yield Check("jetson", "ok", f"{found.model}, L4T {found.l4t or 'unknown'}, {jetpack}")
+    for what, todo in found.advice():
+        old = "too old" in what
+        yield Check("jetson", "failed" if old else "ok", what, todo)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text("utf-8", "replace")
+    except OSError:
+        return ""
 
 
 def writable(name: str, folder: Path) -> Check:
@@ -177,7 +274,7 @@ def daemon(where: Daemon) -> list[Check]:
             status = client.status()
             url = client.url
     except DaemonUnreachable as error:
-        return [Check("daemon", "warning", error.what, "outrider edge")]
+        return [Check("daemon", "warning", error.what, "outrider up, or outrider edge")]
     except OutriderError as error:
         return [Check("daemon", "failed", error.what, error.todo)]
     found = [Check("daemon", "ok", f"{url}, version {status.version}")]

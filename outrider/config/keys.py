@@ -14,8 +14,8 @@ from typing import Any, get_type_hints
 from outrider import options
 from outrider.options import (
     CLOUD_PORT,
-    EDGE_PORT,
     WORKER_PORT,
+    Address,
     CloudLink,
     CloudOptions,
     EdgeOptions,
@@ -33,7 +33,11 @@ SECTIONS: Mapping[str, type] = {
 LINK = "link"
 """`[link.NAME]`: any number, each with the fields of `CloudLink`."""
 
-SECRET = {"cloud_api_key": "OUTRIDER_CLOUD_API_KEY", "workers_api_key": "OUTRIDER_WORKERS_API_KEY"}
+SECRET = {
+    "cloud_api_key": "OUTRIDER_CLOUD_API_KEY",
+    "join_api_key": "OUTRIDER_CLOUD_API_KEY",
+    "workers_api_key": "OUTRIDER_WORKERS_API_KEY",
+}
 """Fields that are keys of doors, to the variable they come from."""
 INNER = frozenset({*SECRET, "links", "reread", "ready_file", "name"})
 """Fields that are no keys of a file: secrets, what is derived, and what one start is told."""
@@ -85,12 +89,10 @@ LIVE: Mapping[str, frozenset[str]] = {
 """What a running server takes without a restart."""
 
 PORTS: Mapping[tuple[str, str], int] = {
-    ("edge", "listen"): EDGE_PORT,
     ("edge", "clouds"): CLOUD_PORT,
-    ("cloud", "listen"): CLOUD_PORT,
     (LINK, "url"): CLOUD_PORT,
 }
-"""Of addresses that name none; all others are workers'."""
+"""Of addresses that name none, and have no default that does; all others are workers'."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +126,8 @@ class Key:
 
     @property
     def port(self) -> int:
+        if isinstance(self.default, Address):
+            return self.default.port
         return PORTS.get((self.section, self.name), WORKER_PORT)
 
 

@@ -218,12 +218,11 @@ def _wrong(where: str, key: Key, raw: object, error: Wrong) -> ConfigError:
 
 def _no_variable(variable: str, known: Collection[str], name: str) -> ConfigError:
     close = get_close_matches(name, known, 1, 0.5)
+    nearest = variable.replace(name.upper(), close[0].upper(), 1) if close else ""
     return ConfigError(
         f"there is no setting behind {variable}",
         effect="no setting was taken",
-        todo=f"did you mean {variable.removesuffix(name.upper())}{close[0].upper()}?"
-        if close
-        else f"unset {variable}",
+        todo=f"did you mean {nearest}?" if close else f"unset {variable}",
     )
 
 

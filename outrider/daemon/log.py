@@ -137,10 +137,10 @@ def _private(_: Any, __: str, fields: Fields) -> Fields:
     record = fields.get("_record")
     if record is None:
         return fields
-    if record.exc_info and record.exc_info[1] is not None:
-        fields["error"] = type(record.exc_info[1]).__name__
-        fields["trace"] = "".join(traceback.format_tb(record.exc_info[2]))
-    fields.pop("exc_info", None)
+    raised = fields.pop("exc_info", None)
+    if isinstance(raised, tuple) and raised[1] is not None:
+        fields["error"] = type(raised[1]).__name__
+        fields["trace"] = "".join(traceback.format_tb(raised[2]))
     if not record.name.startswith(OURS):
         fields["event"] = str(fields.get("event", "")).partition("\n")[0]
     return fields
