@@ -156,9 +156,10 @@ async def _follow(address: str, *, json: bool) -> None:
 
 
 def _line(fields: dict[str, Any]) -> str:
-    """One event for people: when, what, and its fields."""
+    """One event for people: when, what, and its fields; tables of figures are left to --json."""
     rest = {k: v for k, v in fields.items() if k not in ("v", "at", "t_ms", "type", "source")}
-    said = " ".join(f"{name}={value}" for name, value in rest.items() if value not in (None, ""))
+    told = {k: v for k, v in rest.items() if v not in (None, "") and not isinstance(v, list)}
+    said = " ".join(f"{name}={value}" for name, value in told.items())
     return f"{fields.get('t_ms', 0.0) / 1e3:12.3f}  {fields.get('type', '')!s:18} {said}".rstrip()
 
 

@@ -7,7 +7,10 @@ from typing import Any
 
 import pytest
 
+from outrider.edge.api import parse
+from outrider.edge.api.settings import ApiSettings
 from outrider.edge.placement import COUNTED, drawn
+from outrider.edge.service import GenerateRequest
 from outrider.errors import ConfigError, InvalidRequest
 from outrider.options import Address, EdgeOptions
 from outrider.partitioner.power.account import Accountant, Traffic
@@ -236,3 +239,19 @@ def test_joules_that_were_counted_are_what_a_placement_costs() -> None:
         radio.tail_s,
         radio.wake_j,
     )
+
+
+def test_requests_over_http_name_what_may_leave_and_what_will_do() -> None:
+    def parsed(**ours: Any) -> GenerateRequest:
+        body = {"prompt": "ride", "outrider": ours}
+        return parse.completion(body, ApiSettings()).requests[0]
+
+    assert (parsed().share, parsed().small_allowed) == (None, False)
+    for share in ("tokens", "hidden", "nothing"):
+        assert parsed(share=share).share == share
+    assert parsed(small_allowed=True).small_allowed
+    assert parsed(placement="split").placement == "split"
+    for wrong in ({"share": "all"}, {"small_allowed": "yes"}, {"placement": "moon"}, {"shar": 1}):
+        with pytest.raises(InvalidRequest) as caught:
+            parsed(**wrong)
+        assert caught.value.param == f"outrider.{next(iter(wrong))}"
