@@ -84,7 +84,7 @@ def _body(fields: Fields) -> dict[str, Any]:
     body["tools"] = _tools(fields.raw("tools"))
     body |= _choice(fields.inner("tool_choice"))
     if body["stream"]:
-        body["stream_options"] = {"include_usage": True}
+        body["stream_options"] = {"include_usage": True, "continuous_usage_stats": True}
     return body
 
 
@@ -244,8 +244,8 @@ class _Blocks:
 
     def _start(self, chunk: Mapping[str, Any]) -> list[dict[str, Any]]:
         self._begun = True
-        empty = {"content": [], "stop_reason": None, "stop_sequence": None}
-        usage = {"input_tokens": 0, "output_tokens": 0}
+        empty: dict[str, Any] = {"content": [], "stop_reason": None, "stop_sequence": None}
+        usage = _usage(chunk["usage"])
         return [{"type": "message_start", "message": {**_head(chunk), **empty, "usage": usage}}]
 
     def _block(self, name: str, block: dict[str, Any]) -> list[dict[str, Any]]:

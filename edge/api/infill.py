@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from outrider.edge.api.fields import unsupported
+from outrider.errors import UnsupportedParameter
 from outrider.models.served import Served
 
 
@@ -40,7 +40,13 @@ def fill(prefix: str, suffix: str, served: Served) -> tuple[int, ...]:
         markers = [marker for marker in (hole.before, hole.behind, hole.answer) if marker]
         if all(marker.encode() in names for marker in markers):
             return _filled(hole, prefix, suffix, served, names)
-    raise unsupported("suffix", "this model has no tokens that mark a hole in a text")
+    raise UnsupportedParameter(
+        "suffix can not be used with this model",
+        param="suffix",
+        why="its vocabulary has no tokens that mark a hole in a text",
+        effect="the request was not started",
+        todo="leave suffix out, or ask a model that was trained to fill holes",
+    )
 
 
 def _names(served: Served) -> dict[bytes, int]:

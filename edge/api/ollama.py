@@ -136,23 +136,22 @@ class Ollama:
         if not fields.raw("messages"):
             return self._loaded(fields, "message")
         body = {**self._common(fields), **_chat(fields)}
-        return await self._answer(request, fields, body, "message")
+        return await self._answer(request, body, "message")
 
     async def generate(self, request: Request) -> ASGIApp:
         fields = Fields(await body_of(request, self._context))
         if not fields.text("prompt"):
             return self._loaded(fields, "response")
         body = {**self._common(fields), **_generate(fields)}
-        return await self._answer(request, fields, body, "response")
+        return await self._answer(request, body, "response")
 
     def _loaded(self, fields: Fields, what: Literal["message", "response"]) -> Response:
         """No prompt asks to load a model, or with `keep_alive` 0 to unload it; both are the
         daemon's own affair."""
         reason = "unload" if fields.raw("keep_alive") == 0 else "load"
         card = self._card(fields.text("model") or "")
-        return _json(
-            {**self._head(card.id), **_said(what, ""), "done": True, "done_reason": reason}
-        )
+        head = {"model": card.id, "created_at": _date(int(self._context.now()))}
+        return _json({**head, **_said(what, ""), "done": True, "done_reason": reason})
 
     def _common(self, fields: Fields) -> dict[str, Any]:
         if fields.raw("think") not in (None, False):
@@ -176,7 +175,6 @@ class Ollama:
     async def _answer(
         self,
         request: Request,
-        fields: Fields,
         body: Mapping[str, Any],
         what: Literal["message", "response"],
     ) -> ASGIApp:
@@ -184,7 +182,7 @@ class Ollama:
         shape: Shape = Text() if plain else Chat()
         parser: Parser = parse.completion if plain else parse.chat
         answering = await Answering.begin(self._context, body, _whole_calls(parser), shape)
-        lines = _Lines(self._head(fields.text("model") or ""), what)
+        lines = _Lines(_date(int(self._context.now())), what)
         if not answering.asked.streamed:
             return _json(lines.whole(await answering.whole(request)))
         frames = framed(
@@ -193,9 +191,6 @@ class Ollama:
             lambda error: sse.line({"error": sentence(error)}),
         )
         return await begin(request, frames, NDJSON)
-
-    def _head(self, model: str) -> dict[str, Any]:
-        return {"model": model, "created_at": _date(int(self._context.now()))}
 
 
 async def _frames(answering: Answering, lines: _Lines) -> AsyncGenerator[bytes, None]:
@@ -298,10 +293,14 @@ def _generate(fields: Fields) -> dict[str, Any]:
 class _Lines:
     """OpenAI's chunks, or the whole answer, in Ollama's words."""
 
-    def __init__(self, head: Mapping[str, Any], what: Literal["message", "response"]) -> None:
-        self._head = head
+    def __init__(self, created: str, what: Literal["message", "response"]) -> None:
+        self._created = created
         self._what: Literal["message", "response"] = what
         self._name = ""
+
+    def _head(self, chunk: Mapping[str, Any]) -> dict[str, Any]:
+        """Who speaks, whatever name was asked for."""
+        return {"model": chunk["model"], "created_at": self._created}
 
     def of(self, chunk: Mapping[str, Any]) -> list[dict[str, Any]]:
         """The lines of a chunk."""
@@ -313,7 +312,7 @@ class _Lines:
         calls = [call for part in delta.get("tool_calls", ()) for call in self._call(part)]
         if not text and not calls:
             return []
-        return [{**self._head, **_said(self._what, text, calls), "done": False}]
+        return [{**self._head(chunk), **_said(self._what, text, calls), "done": False}]
 
     def _call(self, part: Mapping[str, Any]) -> list[dict[str, Any]]:
         """A call's name comes first, its arguments whole behind it."""
@@ -334,7 +333,7 @@ class _Lines:
     def _end(self, text: str, calls: Any, reason: str, about: Mapping[str, Any]) -> dict[str, Any]:
         times = about["timings"]
         return {
-            **self._head,
+            **self._head(about),
             **_said(self._what, text, calls),
             "done": True,
             "done_reason": "length" if reason == "length" else "stop",

@@ -387,7 +387,7 @@ def _parts(parts: Sequence[Any], at: str, between: str = "\n") -> str:
         if not isinstance(part, dict):
             raise refuse(here, "an object with a type")
         if part.get("type") != "text":
-            raise unsupported(f"{here}.type", "send text parts only")
+            raise unsupported(f"{here}.type", "send text parts only: no model here sees or hears")
         text = Fields(part, f"{here}.").text("text")
         if text is None:
             raise refuse(f"{here}.text", "text")

@@ -78,7 +78,8 @@ def answered(known: Served, parts: tuple[str | int, ...], size: int, **body: Any
 
 def folded(text: str) -> tuple[str, list[Any], str]:
     """What a client makes of a stream: content, calls, finish reason. Checks the deltas."""
-    content, calls, reason = "", [], ""
+    content, reason = "", ""
+    calls: list[Any] = []
     for line in text.split("\n\n"):
         if not line.startswith("data: {"):
             continue
