@@ -216,6 +216,7 @@ class Hostile(BaseEngine):
     def __init__(self, inner: BaseEngine, seed: int = 0) -> None:
         super().__init__(inner.info)
         self._inner = inner
+        self._vocabulary = inner._vocabulary
         self._slot_of: dict[int, int] = {}
         self._random = np.random.default_rng(seed)
         self._proposed = 0

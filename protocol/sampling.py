@@ -460,7 +460,7 @@ def prepare(
 
 def masked(scores: Floats, mask: Mask) -> Floats:
     """In place: -inf where the mask forbids. Raises EngineFailed when nothing is left."""
-    scores[~mask] = -np.inf
+    np.copyto(scores, -np.inf, where=~mask)
     if not math.isfinite(scores.max()):
         raise nothing_left()
     return scores
