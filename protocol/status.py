@@ -16,16 +16,22 @@ Fallback = Literal["wait", "local", "error"]
 
 
 class ModelCard(msgspec.Struct, frozen=True):
+    """A model that can be asked for by name."""
+
     id: str
     created: int
     """Unix seconds."""
     role: Literal["target", "draft"]
     context: int
+    """Tokens, prompt and answer together."""
     vocabulary_digest: str
+    """SHA-256 over ids and their bytes: equal digests can draft for each other."""
     numeric_class: str
 
 
 class CloudStatus(msgspec.Struct, frozen=True):
+    """A link: one cloud that the daemon may use."""
+
     address: str
     state: Literal["connected", "connecting", "unreachable"]
     rtt_ms: float | None

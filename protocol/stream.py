@@ -23,13 +23,20 @@ class _Base(msgspec.Struct, frozen=True, tag=True, tag_field="type", kw_only=Tru
 
 
 class Started(_Base, frozen=True, tag="started"):
+    """The answer begins; once a choice, before its tokens."""
+
     request: str
+    """Its name in status, events and logs, and for who comes back to it."""
     model: str
+    """Whose words these are, unless it forks."""
     placement: str
+    """Where it begins: `edge`, `cloud`, `draft`, `split`."""
     seed: str
     """Decimal: whoever holds it and the parameters can make the text again."""
     exact: bool
+    """The text is what the target alone would say, to the bit."""
     numeric_class: str
+    """Digest of all that can change the last bit of a score."""
     prompt_tokens: int
 
 
@@ -38,9 +45,13 @@ _Bytes = bytes
 
 
 class Logprob(msgspec.Struct, frozen=True):
+    """One of the best tokens at a position."""
+
     id: int
     bytes: _Bytes
+    """What the token stands for; part of a character is possible."""
     logprob: float
+    """Natural logarithm, of the unprocessed scores."""
 
 
 class Token(_Base, frozen=True, tag="token"):
@@ -106,6 +117,8 @@ class Speculation(msgspec.Struct, frozen=True):
 
 
 class Done(_Base, frozen=True, tag="done"):
+    """The answer is over; once a choice. Times in milliseconds since the request began."""
+
     finish_reason: FinishReason
     completion_tokens: int
     prompt_tokens: int
