@@ -50,7 +50,7 @@ def say(name: str, url: str = "http://127.0.0.1:9") -> str:
 
 def test_examples_are_short() -> None:
     found = sorted(EXAMPLES.glob("[0-9]*.py"))
-    assert [path.name[:2] for path in found] == ["01", "02", "03", "04", "05", "06"]
+    assert [path.name[:2] for path in found] == [f"{number:02}" for number in range(1, 9)]
     assert not [path for path in found if len(path.read_text().splitlines()) > MOST_LINES]
 
 
@@ -89,3 +89,18 @@ def test_fit() -> None:
     out = say("06_fit.py")
     assert "same vocabulary: True" in out
     assert "verdict: " in out
+
+
+def test_decisions(url: str) -> None:
+    out = say("07_decisions.py", url)
+    assert "began as draft" in out and " J a token" in out
+    assert "is connected, round trip" in out
+    assert int(out[out.index(" drafts sent") - 3 :].split()[0]) > 0
+
+
+def test_limits(url: str) -> None:
+    out = say("08_limits.py", url)
+    assert out.startswith("400: this model's context is")
+    assert "done after" in out
+    assert "resumed at token 12: True" in out
+    assert "and back: True" in out
