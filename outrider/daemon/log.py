@@ -13,6 +13,7 @@ import sys
 import traceback
 from collections.abc import MutableMapping
 from dataclasses import dataclass
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -49,7 +50,7 @@ class PrivateFile(logging.handlers.RotatingFileHandler):
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         super().__init__(path, maxBytes=KEPT_BYTES, backupCount=KEPT_FILES, encoding="utf-8")
 
-    def _open(self) -> TextIO:
+    def _open(self) -> TextIOWrapper:
         descriptor = os.open(self.baseFilename, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         return open(descriptor, "a", encoding="utf-8")
 

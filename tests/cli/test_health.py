@@ -48,7 +48,7 @@ def test_doctor_fails_when_something_does(
     lines = capsys.readouterr().out.splitlines()
     assert any(line.startswith("failed   engine made-up") for line in lines)
     assert any(line.startswith("warning  daemon") for line in lines)
-    assert any("try: outrider edge" in line for line in lines)
+    assert any("try: outrider up" in line for line in lines)
 
 
 def test_an_engine_runs_a_real_operation() -> None:
