@@ -34,7 +34,7 @@ VERBS = {
     "run": ("ask:run", "Complete one prompt, streamed to standard output."),
     "chat": ("ask:chat", "Talk to a model, turn by turn."),
     "up": ("up:up", "Start the daemon in the background, or at every login."),
-    "down": ("up:down", "Stop it; with --purge nothing of Outrider is left."),
+    "down": ("up:down", "Stop it; a purge leaves nothing of Outrider here."),
     "logs": ("logs:logs", "What the daemon logs."),
     "ps": ("running:ps", "Requests that run, and models that are loaded."),
     "stop": ("running:stop", "Cancel a request, or all of a model."),
