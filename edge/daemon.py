@@ -597,8 +597,8 @@ class Daemon:
             reason=chosen.reason,
             exact=chosen.exact,
             numeric_class=chosen.numeric_class,
-            share=chosen.share,
             prediction=_foretold(request, chosen),
+            share=chosen.share,
             constraint=request.constraint,
         )
 
@@ -722,6 +722,9 @@ class Daemon:
         return (await self._choose(request)).served
 
     def render(self, request: GenerateRequest) -> tuple[int, ...]:
+        small = self.small.served if self.small is not None else None
+        if request.placement == "edge" and small is not None:
+            return self._tokens(request, small)
         return self._tokens(request, self._served(request.model))
 
     def detokenize(self, model: str, ids: Sequence[int]) -> bytes:

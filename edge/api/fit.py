@@ -24,8 +24,9 @@ async def fit(asked: Asked, service: EdgeService) -> Asked:
         return asked
     served = await service.served(asked.requests[0])
     if asked.suffix:
-        filled = [_filled(request, asked.suffix, served) for request in asked.requests]
-        asked = replace(asked, requests=tuple(filled))
+        # The whole vocabulary is looked through: not for the event loop.
+        filled = await asyncio.to_thread(_filled, asked, served)
+        asked = replace(asked, requests=filled)
     if asked.constrained is not None:
         constraint, param = asked.constrained
         await asyncio.to_thread(grammar.check, constraint, served.vocabulary, param)
@@ -57,9 +58,12 @@ async def _with_tools(asked: Asked, tools: Tools, served: Served) -> Asked:
     return _constrained(replace(asked, requests=requests, listening=listening), whole)
 
 
-def _filled(request: GenerateRequest, suffix: str, served: Served) -> GenerateRequest:
-    assert isinstance(request.prompt, str)
-    return replace(request, prompt=infill.fill(request.prompt, suffix, served))
+def _filled(asked: Asked, served: Served) -> tuple[GenerateRequest, ...]:
+    return tuple(
+        replace(request, prompt=infill.fill(request.prompt, asked.suffix, served))
+        for request in asked.requests
+        if isinstance(request.prompt, str)
+    )
 
 
 def _constrained(asked: Asked, constraint: Constraint) -> Asked:

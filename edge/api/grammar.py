@@ -6,6 +6,7 @@ Written in llguidance's language: https://github.com/guidance-ai/llguidance/blob
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from outrider.edge.api.fields import refuse, unsupported
 from outrider.edge.api.structure import made, quoted
@@ -70,7 +71,31 @@ def _function(form: CallForm, number: int, function: Function) -> str:
 def _parameters(function: Function) -> str:
     """The schema; what can not be kept of one that is not strict is passed over."""
     options = {**COMPACT, **({} if function.strict else {"lenient": True})}
-    return json.dumps({**function.parameters, "x-guidance": options})
+    return json.dumps({**_bare(function.parameters), "x-guidance": options})
+
+
+WORDS = frozenset({"description", "title", "examples", "default", "$comment", "deprecated"})
+"""Keywords that a template shows, and no mask needs."""
+NAMES = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"})
+"""Keywords whose object is of names, not of keywords."""
+LITERAL = frozenset({"enum", "const"})
+
+
+def _bare(schema: Any) -> Any:
+    """A schema without what is only said to the model: grammars have a size that they may have."""
+    if isinstance(schema, list):
+        return [_bare(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    found: dict[str, Any] = {}
+    for key, value in schema.items():
+        if key in NAMES and isinstance(value, dict):
+            found[key] = {name: _bare(inner) for name, inner in value.items()}
+        elif key in LITERAL:
+            found[key] = value
+        elif key not in WORDS:
+            found[key] = _bare(value)
+    return found
 
 
 class _Calls:

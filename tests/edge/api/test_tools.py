@@ -294,6 +294,21 @@ def test_wrong_tools_name_the_field(change: dict[str, Any], param: str) -> None:
     assert edge.requests() == ()
 
 
+def test_words_for_the_model_take_no_room_in_the_grammar() -> None:
+    """Agents bring many functions with long descriptions; a property may have such a name."""
+    words = {"type": "string", "description": "long " * 500, "title": "t"}
+    parameters = {"type": "object", "properties": {"description": words, "title": {"enum": ["a"]}},
+                  "required": ["title"], "additionalProperties": False}  # fmt: skip
+    tools = [{"type": "function", "function": {"name": f"f{i}", "parameters": parameters}}
+             for i in range(40)]  # fmt: skip
+    edge = speaker(face(HERMES), said("no"))
+    answer = ask(edge, "POST", CHAT, body={"messages": HI, "tools": tools})
+    assert answer.status_code == 200, answer.text
+    constraint = edge.asked[0].constraint
+    assert constraint is not None and "long" not in constraint.text
+    assert '"description": {"type": "string"}, "title": {"enum": ["a"]}' in constraint.text
+
+
 def test_a_schema_that_is_not_strict_may_hold_what_can_not_be_kept() -> None:
     loose = {"type": "object", "properties": {"x": {"not": {"type": "null"}}}}
     tool = {"type": "function", "function": {"name": "a", "parameters": loose}}
