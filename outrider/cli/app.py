@@ -42,6 +42,7 @@ VERBS = {
     "config": ("config:app", "Settings: write the file, show what is in force and from where."),
     "completion": ("completion:completion", "Print what a shell needs to complete the verbs."),
     "status": ("look:status", "What the daemon does now."),
+    "top": ("top:top", "Watch it live: where answers run and why, drafts in flight, links."),
     "power": ("power:power", "What the machine draws, what is left, and what tokens cost."),
     "models": ("models:models", "Models that can be asked for; another one in its place; presets."),
     "pull": ("shelf:pull", "Fetch a model from a hub, or give one that lies here a name."),

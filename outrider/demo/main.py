@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,11 +14,11 @@ from rich.console import Console
 from outrider import AsyncClient
 from outrider.demo.screen import Screen, Typist
 from outrider.demo.story import CUT_PROMPT, MODES, PROMPTS, Cut, Mode, Story
+from outrider.demo.target import MODEL, made
 from outrider.errors import ConfigError
 from outrider.testing.link import Link
 from outrider.testing.pair import Pair
 
-MODEL = "outrider-target"
 WIDTH = 96
 
 
@@ -58,7 +57,7 @@ async def _run(options: DemoOptions) -> int:
     screen = Screen(_console(options))
     screen.opening(options.rtt_ms, options.step_ms, MODEL)
     with screen.console.status("making the inflated target, once"):
-        target = await asyncio.to_thread(_target, options.step_ms)
+        target = await asyncio.to_thread(made, options.step_ms)
     pair = Pair(
         Link.of_rtt(options.rtt_ms),
         cloud_arguments=(
@@ -77,15 +76,6 @@ async def _run(options: DemoOptions) -> int:
     finally:
         await pair.__aexit__(None, None, None)
     return _close(story, cut, screen, options)
-
-
-def _target(step_ms: float) -> str:
-    if step_ms == 0:
-        return "bundled:target"
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    from outrider.testing.inflate import inflated
-
-    return str(inflated(step_ms=step_ms))
 
 
 def _console(options: DemoOptions) -> Console:

@@ -1,0 +1,126 @@
+"""Part of `bench use`: what `outrider top` costs while it watches.
+
+The command itself runs on a terminal of its own (a pseudo-terminal of 140 columns and 40 rows,
+which is read), over the recorded session at the pace at which it was recorded: two answers at a
+time under way, a look twice a second. `top_core_share` is its processor time over the wall time,
+of all its threads, after it has come up. The control plays the record twenty times as fast,
+which must cost more.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import struct
+import subprocess
+import sys
+import termios
+import threading
+import time
+from typing import Any
+
+import psutil
+
+from bench import harness
+from outrider.errors import OutriderError
+
+SESSION = harness.ROOT / "tests" / "tui" / "session.events.gz"
+SIZE = (140, 40)
+START_S, WATCH_S, QUICK_S = 3.0, 60.0, 12.0
+"""Until it has come up; how long it is watched."""
+SCREENS = ("overview", "split", "requests", "logs")
+PROGRAM = "from outrider.cli import main; main()"
+
+
+def run(*, quick: bool) -> dict[str, Any]:
+    """`top_core_share`, the largest of the screens that were watched."""
+    screens = SCREENS[:1] if quick else SCREENS
+    seconds = QUICK_S if quick else WATCH_S / 2
+    cells = [watched(screen, seconds) for screen in screens]
+    hasty = watched("overview", QUICK_S / 2, speed=20.0)
+    most = max(cell["core_share"] for cell in cells)
+    return {
+        "cases": len(cells),
+        "figures": {
+            "top_core_share": most,
+            "top_rss_mb": max(cell["rss_mb"] for cell in cells),
+        },
+        "controls": {"twenty_times_as_fast_costs_more": int(hasty["core_share"] > most)},
+        "cells": [*cells, hasty],
+        "losing": [cell for cell in cells if cell["core_share"] >= 0.02],
+    }
+
+
+def watched(screen: str, seconds: float, speed: float = 1.0) -> dict[str, Any]:
+    """Processor time over wall time of one run of the command."""
+    master, slave = pty.openpty()
+    size = struct.pack("HHHH", SIZE[1], SIZE[0], 0, 0)
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, size)
+    words = ["top", "--replay", str(SESSION), "--screen", screen, "--speed", str(speed)]
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, *words],
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+        env={**os.environ, "TERM": "xterm-256color", "COLORTERM": "truecolor"},
+        start_new_session=True,
+    )
+    os.close(slave)
+    read = _Drain(master)
+    try:
+        _runs_on(process, START_S)
+        found = psutil.Process(process.pid)
+        before, began, painted = _spent(found), time.monotonic(), read.bytes
+        _runs_on(process, seconds)
+        spent, wall = _spent(found) - before, time.monotonic() - began
+        rss = found.memory_info().rss / 1e6
+    finally:
+        process.terminate()
+        process.wait(10.0)
+        os.close(master)
+    return {
+        "screen": screen,
+        "speed": speed,
+        "seconds": round(wall, 2),
+        "core_share": round(spent / wall, 4),
+        "rss_mb": round(rss, 1),
+        "bytes_per_s": round((read.bytes - painted) / wall, 1),
+    }
+
+
+def _runs_on(process: subprocess.Popen[bytes], seconds: float) -> None:
+    """Wait, and see that it does not end meanwhile."""
+    try:
+        status = process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return
+    raise OutriderError(f"outrider top ended with status {status}", effect="nothing was measured")
+
+
+def _spent(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+class _Drain:
+    """Reads what is painted, as a terminal does."""
+
+    def __init__(self, file: int) -> None:
+        self.bytes = 0
+        self._file = file
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def _run(self) -> None:
+        while True:
+            try:
+                data = os.read(self._file, 1 << 16)
+            except OSError:
+                return
+            if not data:
+                return
+            self.bytes += len(data)
+
+
+if __name__ == "__main__":
+    print(run(quick="--quick" in sys.argv))

@@ -1,0 +1,1 @@
+"""`outrider top`: what device and cloud do, live, from their events alone."""

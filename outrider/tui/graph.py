@@ -1,0 +1,76 @@
+"""Curves from blocks and braille dots: lines of text from numbers. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from outrider.tui.glyphs import Glyphs
+
+DOTS = ((0x40, 0x04, 0x02, 0x01), (0x80, 0x20, 0x10, 0x08))
+"""Bits of a braille cell, left column and right, each from the bottom up."""
+BRAILLE = 0x2800
+
+
+def area(
+    values: Sequence[float], width: int, height: int, glyphs: Glyphs, top: float | None = None
+) -> list[str]:
+    """The latest values as a filled curve, newest at the right; one line is one row of cells.
+
+    `top` is the value of a full column; by default the highest that is shown.
+    """
+    if width <= 0 or height <= 0:
+        return []
+    per_cell = 2 if glyphs.braille else 1
+    shown = list(values[-width * per_cell :])
+    highest = top if top is not None else max(shown, default=0.0)
+    steps = (4 if glyphs.braille else len(glyphs.bars) - 1) * height
+    levels = [_level(value, highest, steps) for value in shown]
+    levels = [0] * (width * per_cell - len(levels)) + levels
+    if glyphs.braille:
+        return [_dots(levels, row) for row in reversed(range(height))]
+    return [_bars(levels, row, glyphs.bars) for row in reversed(range(height))]
+
+
+def _level(value: float, highest: float, steps: int) -> int:
+    """Anything above nothing shows at least a dot."""
+    if value <= 0 or highest <= 0:
+        return 0
+    return max(1, min(steps, round(value / highest * steps)))
+
+
+def _dots(levels: Sequence[int], row: int) -> str:
+    """Columns in pairs; rows count from the bottom."""
+    cells = []
+    for at in range(0, len(levels), 2):
+        bits = 0
+        for side, level in enumerate(levels[at : at + 2]):
+            for dot in range(max(0, min(4, level - 4 * row))):
+                bits |= DOTS[side][dot]
+        cells.append(chr(BRAILLE + bits) if bits else " ")
+    return "".join(cells)
+
+
+def _bars(levels: Sequence[int], row: int, bars: str) -> str:
+    full = len(bars) - 1
+    return "".join(bars[max(0, min(full, level - full * row))] for level in levels)
+
+
+def spark(values: Sequence[float], glyphs: Glyphs, top: float | None = None) -> str:
+    """One character a value."""
+    highest = top if top is not None else max(values, default=0.0)
+    steps = len(glyphs.bars) - 1
+    return "".join(glyphs.bars[_level(value, highest, steps)] for value in values)
+
+
+def bar(share: float, width: int, glyphs: Glyphs) -> tuple[str, str]:
+    """A gauge: its filled part and its rest."""
+    filled = max(0, min(width, round(share * width)))
+    return glyphs.block * filled, glyphs.empty * (width - filled)
+
+
+def quantile(values: Sequence[float], share: float) -> float | None:
+    """Nearest rank; None of nothing."""
+    if not values:
+        return None
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]

@@ -1,0 +1,1 @@
+"""The parts of the screens, one a file; each draws itself from the state."""
