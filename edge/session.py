@@ -469,7 +469,10 @@ class Request:
             of_rows=message.rows,
         )
         if self.steering is not None:
-            self.steering.heard(Heard.of(message, len(fresh)), message.choice)
+            if self.job.prediction and message.hint_rows:
+                self.steering.passed(len(fresh))
+            else:
+                self.steering.heard(Heard.of(message, len(fresh)), message.choice)
             self._steer(self.steering)
         answer.aim(self._cap(), self._floor())
         self._nudge()

@@ -207,6 +207,12 @@ class Steering:
             self._measure(window, arm, now)
         self._follow_up(MEASURED)
 
+    def passed(self, tokens: int) -> None:
+        """A commit with new tokens that drafts of another kind had a part in, such as a
+        prediction's: it counts, and tells nothing of the placement."""
+        self.committed += tokens
+        self._commits += 1
+
     def _measure(self, window: tuple[float, float], arm: Arm, now: float) -> None:
         book = self.host.book
         peer = self.host.committer(self.model, self.peer)

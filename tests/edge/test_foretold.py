@@ -104,6 +104,25 @@ def test_one_text_with_and_without_a_drafter(tmp_path: Path) -> None:
     run(main())
 
 
+def test_logprobs_are_the_targets_whoever_foretold(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with cloud(tmp_path) as c, edge(c.address) as e:
+            base = ask(sampling=SAMPLED, max_tokens=40, top_logprobs=3)
+            text = bytes(expected(base, 0)).decode()
+            told = [
+                [(token.id, token.logprob, token.top_logprobs) for token in found.tokens()]
+                for request in (
+                    replace(base, placement="cloud"),
+                    replace(base, placement="draft"),
+                    replace(base, prediction=text),
+                )
+                for found in [await e.answer(request)]
+            ]
+            assert told[0] == told[1] == told[2]
+
+    run(main())
+
+
 def test_a_pinned_cloud_gets_no_drafts(tmp_path: Path) -> None:
     async def main() -> None:
         async with cloud(tmp_path) as c, edge(c.address) as e:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from outrider.edge.api.settings import ApiSettings
 from outrider.errors import LinkLost
 from outrider.testing.local_edge import LocalEdge
 from outrider.testing.scripted_edge import ScriptedEdge, started, token
@@ -156,6 +157,17 @@ def test_messages_refuse_in_their_envelope(change: dict[str, Any], named: str) -
     found = answer.json()
     assert (found["type"], found["error"]["type"]) == ("error", "invalid_request_error")
     assert named in found["error"]["message"]
+
+
+def test_a_key_may_come_as_anthropics_clients_send_it() -> None:
+    settings = ApiSettings(api_keys=frozenset({"k"}))
+    for key, status in (("k", 200), ("x", 401), ("", 401)):
+        body = {"messages": HI, "max_tokens": 1}
+        headers = {"x-api-key": key}
+        answer = ask(
+            LocalEdge(), "POST", "/v1/messages", settings=settings, headers=headers, body=body
+        )
+        assert answer.status_code == status
 
 
 # --- responses ---------------------------------------------------------------------------------
