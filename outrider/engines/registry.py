@@ -7,7 +7,7 @@ from dataclasses import replace
 from importlib import import_module
 
 from outrider.engine import Engine, EngineSpec
-from outrider.errors import ConfigError, EngineMissing
+from outrider.errors import ConfigError, EngineMissing, ModelError, NotFound
 
 _MODULES = {
     "torch": ("outrider.engines.torch", "torch", "torch"),
@@ -54,7 +54,11 @@ def _spell(name: str, engine: Engine, spec: EngineSpec) -> None:
     if name == "fake":
         engine.spell(letters)
     elif name != "ngram" or not (spec.model == "ngram" or "size" in dict(spec.options)):
-        files = resolve(spec.model)
+        try:
+            files = resolve(spec.model)
+        except (ModelError, NotFound):
+            # Found by the adapter's own rules, so without a tokenizer that is known here.
+            return
         if files.kind == "gguf" or files.tokenizer_json is not None:
             engine.spell(lambda: vocabulary.load(files))
 

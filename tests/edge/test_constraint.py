@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -198,7 +199,7 @@ def test_a_journal_brings_the_constraint_back(tmp_path: Path) -> None:
     run(work())
 
 
-async def _until_tokens(e: Any, request: GenerateRequest, count: int) -> Any:
+async def _until_tokens(e: Any, request: GenerateRequest, count: int) -> AsyncIterator[object]:
     """Read so many tokens, and leave the answer as a crash would."""
     found = Answered()
     async for event in e.daemon.generate(request):
