@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 
 import grpc
 import grpc.aio
@@ -23,6 +24,7 @@ from outrider.cloud import rest as resting
 from outrider.cloud.cost import StepCost
 from outrider.cloud.scheduler import Scheduler, Trigger
 from outrider.cloud.server import OPTIONS, SERVICE, Cloud, Host, Limits
+from outrider.cloud.swap import Swap
 from outrider.cloud.tenants import Tenants
 from outrider.cloud.verifier import Verifier
 from outrider.config.keys import LIVE
@@ -57,6 +59,7 @@ class Running:
     lag: LoopLag
     publish: Callable[[events.Event], None]
     events_address: str
+    swap: Swap
 
 
 async def start(options: CloudOptions, stack: AsyncExitStack, log: Log | None = None) -> Running:
@@ -78,8 +81,10 @@ async def start(options: CloudOptions, stack: AsyncExitStack, log: Log | None = 
         server.add_generic_rpc_handlers((desk.handlers(),))
         address = await _listen(server, options)
         sys.stderr.write(f"outrider cloud: workers join at {address}\n")
+    swap = Swap(cloud, partial(_host, options, bus.publish, desk), bus.publish)
+    stack.push_async_callback(swap.close)
     for model in options.models:
-        hosts[model.name] = await _host(model, options, bus.publish, stack, desk)
+        await swap.add(model)
     address = address or await _listen(server, options)
     stack.push_async_callback(server.stop, STOP_S)
     await health.set(SERVICE, health_pb2.HealthCheckResponse.SERVING)
@@ -87,13 +92,14 @@ async def start(options: CloudOptions, stack: AsyncExitStack, log: Log | None = 
     lag.start()
     stack.callback(lag.stop)
     for work in (
-        _expire(hosts, options.session_ttl_s),
+        _expire(cloud, options.session_ttl_s),
+        swap.run(),
         _tell_lag(lag, bus.publish),
         resting.rest(hosts, options.keep_alive_s),
     ):
         stack.callback(asyncio.create_task(work).cancel)
     bus.publish(events.Up(role="cloud", version=__version__, listen=address, pid=os.getpid()))
-    return Running(address, cloud, server, health, lag, bus.publish, bus.address)
+    return Running(address, cloud, server, health, lag, bus.publish, bus.address, swap)
 
 
 async def _listen(server: grpc.aio.Server, options: CloudOptions) -> str:
@@ -105,11 +111,11 @@ async def _listen(server: grpc.aio.Server, options: CloudOptions) -> str:
 
 
 async def _host(
-    model: NamedModel,
     options: CloudOptions,
     publish: Callable[[events.Event], None],
-    stack: AsyncExitStack,
     desk: Desk | None,
+    model: NamedModel,
+    stack: AsyncExitStack,
 ) -> Host:
     spec = EngineSpec(
         model=model.path,
@@ -189,10 +195,10 @@ def _describe(model: NamedModel, info: EngineInfo, details: served.Served) -> Mo
     )
 
 
-async def _expire(hosts: dict[str, Host], ttl_s: float) -> None:
+async def _expire(cloud: Cloud, ttl_s: float) -> None:
     while True:
         await asyncio.sleep(min(EXPIRE_EVERY_S, ttl_s / 4))
-        for host in hosts.values():
+        for host in (*cloud.hosts.values(), *cloud.retired):
             host.verifier.expire(ttl_s)
 
 
@@ -236,7 +242,7 @@ async def _serve(options: CloudOptions) -> None:
             return
         _announce(options, running, log)
         stack.callback(asyncio.create_task(manager.beat()).cancel)
-        reloader = Reloader(options, LIVE["cloud"], _apply, running.publish)
+        reloader = Reloader(options, LIVE["cloud"], partial(_apply, running), running.publish)
         on_hangup(reloader, manager)
         manager.ready(f"serves at {running.address}")
         await stop.wait()
@@ -244,8 +250,17 @@ async def _serve(options: CloudOptions) -> None:
         await drain(running, reloader.options.drain_s)
 
 
-def _apply(old: CloudOptions, new: CloudOptions) -> None:
+def _apply(running: Running, old: CloudOptions, new: CloudOptions) -> None:
     """Settings that a running cloud takes; how long it drains is looked up when it does."""
+    if old.models != new.models:
+        if new.workers:
+            raise ConfigError(
+                "a split model can not be swapped while it runs",
+                why="its layers lie on devices that have no room for two",
+                effect="no setting was changed",
+                todo="start the cloud anew",
+            )
+        running.swap.begin(new.models)
     Log.set_level(new.log_level)
 
 

@@ -118,6 +118,8 @@ class Cloud:
     publish: Callable[[events.Event], None]
     draining: bool = False
     streams: dict[tuple[str, bytes], Lease] = field(default_factory=dict)
+    retired: list[Host] = field(default_factory=list)
+    """Served no more; sessions that were opened with them go on."""
 
     def handlers(self) -> grpc.GenericRpcHandler:
         return grpc.method_handlers_generic_handler(
@@ -176,7 +178,7 @@ class Cloud:
         opening = codec.decode_up(first, 8)
         conversation.receive(opening)
         assert isinstance(opening, Open)
-        host = self.host(opening.model)
+        host = self._holding(tenant, opening) or self.host(opening.model)
         lease = Lease(opening.fence)
         try:
             session, resumed = await self._attach(tenant, opening, host, lease)
@@ -187,6 +189,20 @@ class Cloud:
                 self._detach(stream, opening.fence)
         finally:
             self._end_lease((tenant, opening.session), lease)
+
+    def _holding(self, tenant: str, opening: Open) -> Host | None:
+        """The retired model that still has this session: it does not go on under another."""
+        key = (tenant, opening.session)
+        return next((host for host in self.retired if key in host.verifier.sessions), None)
+
+    def _check_served(self, host: Host) -> None:
+        """Another may have taken its place while the stream's lease was waited for."""
+        if all(host is not known for known in (*self.hosts.values(), *self.retired)):
+            raise CloudUnreachable(
+                "this model was replaced just now",
+                effect="no session was opened",
+                todo="open it again",
+            )
 
     def _opened(self, opening: Open, host: Host, *, resumed: bool) -> Opened:
         model = host.description
@@ -223,6 +239,7 @@ class Cloud:
             verifier.drop(kept, "restarted")
         self._admit(tenant, verifier)
         session = new_session(tenant, opening, host, verifier.clock())
+        self._check_served(host)
         self.streams[key] = lease
         verifier.add(session)
         self._announce(session, resumed=False)

@@ -83,7 +83,7 @@ LIVE: Mapping[str, frozenset[str]] = {
             "watt_cap",
         }
     ),
-    "cloud": frozenset({"drain_s", "log_level"}),
+    "cloud": frozenset({"drain_s", "log_level", "models"}),
     "worker": frozenset(),
 }
 """What a running server takes without a restart."""
