@@ -41,13 +41,15 @@ def pull(
 ) -> int:
     """Fetch a model from the Hugging Face hub, or give one that lies here a name.
 
+    OWNER/NAME:Q8_0 is one quantisation, OWNER/NAME@REVISION a branch, tag or commit; short names
+    and pairs are those of outrider models --presets.
+
     HF_TOKEN opens gated models, HF_ENDPOINT names another hub, OUTRIDER_OFFLINE=1 forbids the
     network. What was cut is gone on with by the same command.
 
     Args:
-        models: OWNER/NAME, OWNER/NAME:QUANTISATION, OWNER/NAME@REVISION, a short name of
-            outrider models --presets, ./FOLDER or FILE.gguf. Repeat for more.
-        pair: A draft and its target at once, by the name that outrider models --presets shows.
+        models: OWNER/NAME, a short name, ./FOLDER or FILE.gguf. Repeat for more.
+        pair: A draft and its target at once, by name.
         only: Of a pair, one half: the device needs the draft, the cloud the target.
         name: What to call it; by default the repository's own name.
         update: Take another version than the one that was pinned by the first pull.

@@ -19,7 +19,7 @@ from outrider.errors import NotFound
 from outrider.models import served
 from outrider.models.kept import Kept
 from outrider.protocol import events
-from outrider.protocol.stream import StreamEvent
+from outrider.protocol.stream import StreamEvent, Token
 from outrider.worker import EngineThread
 from tests.support import EdgeUnderTest, ask, cloud, edge, expected, run, until
 
@@ -92,7 +92,7 @@ def test_a_swap_waits_for_no_answer_and_ends_none(tmp_path: Path) -> None:
                 assert play.state() == [("two", "loaded"), ("one", "retiring")]
                 assert old.drafter.engine.alive, "the answer under way still drafts with it"
                 said += [event async for event in running]
-                ids = tuple(e.id for e in said if type(e).__name__ == "Token")
+                ids = tuple(e.id for e in said if isinstance(e, Token))
                 assert ids == expected(request)
                 await play.swap.look()
                 assert play.state() == [("two", "loaded")] and not old.drafter.engine.alive

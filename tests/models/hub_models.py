@@ -50,5 +50,5 @@ def write_all(root: Path) -> None:
     (root / "gguf").mkdir()
     for quant in ("f16", "q8_0"):
         path = root / "gguf" / f"tiny-llama-{quant.upper()}.gguf"
-        gguf.write(resolve(str(root / "llama")), quant, path)  # type: ignore[arg-type]
+        gguf.write(resolve(str(root / "llama")), quant, path)
     (root / "gguf" / "mmproj-tiny.gguf").write_bytes(b"a projector of images")

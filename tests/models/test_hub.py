@@ -194,12 +194,17 @@ def test_gated(work: Pull, hub: StandInHub, monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(AccessDenied, match="not agreed"):
         pull(work, LLAMA)
     agreed: list[str] = []
+
+    def agree(repo: str, licence: str) -> bool:
+        agreed.append(licence)
+        return True
+
     willing = Pull(
         work.shelf,
         work.hub,
         work.now,
         room=work.room,
-        agree=lambda repo, licence: bool(agreed.append(licence)) or True,
+        agree=agree,
     )
     assert pull(willing, LLAMA).name == "llama-tiny" and agreed == ["apache-2.0"]
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
