@@ -1,4 +1,4 @@
-"""`outrider status`, `models` and `version`."""
+"""`outrider status` and `version`."""
 
 from __future__ import annotations
 
@@ -161,26 +161,6 @@ def _line(fields: dict[str, Any]) -> str:
     told = {k: v for k, v in rest.items() if v not in (None, "") and not isinstance(v, list)}
     said = " ".join(f"{name}={value}" for name, value in told.items())
     return f"{fields.get('t_ms', 0.0) / 1e3:12.3f}  {fields.get('type', '')!s:18} {said}".rstrip()
-
-
-def models(*, json: bool = False, where: Where = HERE) -> int:
-    """Models that can be asked for by name.
-
-    Args:
-        json: Print one JSON object.
-    """
-    with where.client() as client:
-        cards = client.models()
-    if json:
-        console.as_json({"models": cards})
-        return 0
-    rows = [("NAME", "ROLE", "CONTEXT", "VOCABULARY", "CLASS")]
-    rows += [
-        (c.id, c.role, str(c.context), c.vocabulary_digest[:12], c.numeric_class[:12])
-        for c in cards
-    ]
-    console.out(console.table(rows))
-    return 0
 
 
 LIBRARIES = ("torch", "onnxruntime", "llama-cpp-python", "grpcio", "numpy")
