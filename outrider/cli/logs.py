@@ -106,6 +106,8 @@ def shown(line: str) -> str:
 
 
 def _word(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.5g}"
     return value if isinstance(value, str) else msgspec.json.encode(value).decode()
 
 
