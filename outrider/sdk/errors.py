@@ -22,8 +22,8 @@ written for `openai` needs a new import only.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import MappingProxyType
-from typing import Any
+from types import MappingProxyType, new_class
+from typing import Any, cast
 
 from outrider.errors import DaemonUnreachable, OutriderError, TimedOut
 
@@ -133,7 +133,8 @@ def _both(kind: type[OutriderError], mirror: type[APIError]) -> type[APIError]:
     key = (kind.__qualname__, mirror.__name__)
     if key not in _MADE:
         names = {"__doc__": kind.__doc__, "__module__": __name__}
-        _MADE[key] = type(kind.__name__, (kind, mirror), names)
+        made = new_class(kind.__name__, (kind, mirror), exec_body=lambda body: body.update(names))
+        _MADE[key] = cast(type[APIError], made)
     return _MADE[key]
 
 

@@ -16,6 +16,7 @@ Messages = str | Sequence[Mapping[str, Any]]
 """A user's message, or messages with `role` and `content`."""
 
 Trace = Literal["tokens", "events"]
+Share = Literal["tokens", "hidden", "nothing"]
 
 
 class Options(TypedDict, total=False):
@@ -50,11 +51,19 @@ class Options(TypedDict, total=False):
     """`required`: an error rather than a token that is not the target's."""
     retract: bool
     """Take `Provisional` tokens, which `Retract` may take back."""
+    response_format: Mapping[str, Any]
+    """OpenAI's: `{"type": "json_object"}`, or a `json_schema` that the answer must match."""
+    prediction: str
+    """Text that the answer probably repeats: drafts are taken from it where it fits."""
+    share: Share
+    """What may leave the device: `tokens`, `hidden` states, `nothing`."""
+    small_allowed: bool
+    """The small model's own answer will do, so that `auto` may choose `edge`."""
     trace: Trace
     """`tokens`, or `events`: `Draft`, `Commit`, `Decision`, `Energy` and `Fallback` too."""
 
 
-_OURS = ("placement", "fallback", "exact", "retract", "trace")
+_OURS = ("placement", "fallback", "exact", "retract", "share", "small_allowed", "trace")
 
 
 def of_prompt(prompt: Prompt, options: Options) -> dict[str, Any]:
@@ -108,6 +117,8 @@ def _body(options: Options) -> dict[str, Any]:
     ours = {name: given.pop(name) for name in _OURS if name in given}
     if "logit_bias" in given:
         given["logit_bias"] = {str(token): bias for token, bias in given["logit_bias"].items()}
+    if "prediction" in given:
+        given["prediction"] = {"type": "content", "content": given["prediction"]}
     if isinstance(given.get("stop"), tuple):
         given["stop"] = list(given["stop"])
     return {**given, "outrider": ours} if ours else given

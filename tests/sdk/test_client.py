@@ -136,8 +136,13 @@ def test_every_option_reaches_the_service(kind: str) -> None:
             fallback="wait",
             exact="required",
             retract=True,
+            prediction="def f",
+            share="hidden",
+            small_allowed=True,
         )
     (asked,) = edge.asked
+    assert (asked.prediction, asked.share, asked.small_allowed) == ("def f", "hidden", True)
+    assert asked.linger_s == 10.0
     assert (asked.model, asked.max_tokens, asked.seed, asked.top_logprobs) == ("big", 9, 4, 2)
     assert asked.stop == ("a", "b")
     params = asked.sampling
