@@ -58,10 +58,12 @@ class Joiner:
             await asyncio.sleep(reply.lease_ms / 1e3 / SHARE)
 
     async def leave(self) -> None:
-        """Tell the coordinator to plan without; whether it heard does not matter any more."""
+        """Tell the coordinator to plan without; whether it heard does not matter any more. What
+        `run` goes on to say is the same."""
+        self.request = replace(self.request, leaving=True)
         if self.joined.is_set():
             try:
-                await self._ask(replace(self.request, leaving=True))
+                await self._ask(self.request)
             except OutriderError:
                 return
 
