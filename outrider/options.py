@@ -125,6 +125,7 @@ class CloudOptions:
     join_cert: Path | None = None
     """The certificate at `join_listen`."""
     join_key: Path | None = None
+    """Its key."""
     layers: str = "auto"
     """What lies where: `auto` plans it, `A:B,B:C,...` deals ranges to the workers in turn."""
     activations: Literal["fp32", "bf16", "fp16", "int8", "int4"] = "fp32"
@@ -329,7 +330,9 @@ class EdgeOptions:
     join_keys: Path | None = None
     """File of `NAME KEY` lines that workers must show one of to join."""
     join_cert: Path | None = None
+    """The certificate at `join_listen` (PEM)."""
     join_key: Path | None = None
+    """Its key."""
     draft: str = "bundled:draft"
     """A model path, `ngram`, or `none`."""
     draft_load: Literal["start", "lazy"] = "start"
