@@ -12,4 +12,5 @@ Screen { background: $background; }
 .-tall Split Strip { height: 9; }
 .-tall Split Timeline { display: block; height: 13; }
 .-tall Requests Tokens { height: 9; }
+.-tall Requests.detail Tokens { height: 1fr; }
 """

@@ -94,7 +94,7 @@ def test_a_stream_that_breaks_is_opened_again(monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.parametrize("name", ["a.events", "a.events.gz"])
 def test_what_is_recorded_is_read_back(tmp_path: Path, name: str) -> None:
-    found = [events.Remark(said="one"), events.Lag(p50_ms=0.0, p99_ms=1.0)]
+    found: list[events.Event] = [events.Remark(said="one"), events.Lag(p50_ms=0.0, p99_ms=1.0)]
     for place in (tmp_path / name, tmp_path / f"b-{name}"):
         recorder = Recorder(place, "1.0", 5.0)
         recorder.write(found)

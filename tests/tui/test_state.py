@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import Literal
 
 import pytest
 from hypothesis import given, settings
@@ -99,7 +100,8 @@ def test_rates_come_from_two_gauges() -> None:
     assert state.speed() == pytest.approx(40.0)
     view = state.link
     assert view is not None
-    assert (view.up_per_s, view.down_per_s) == (pytest.approx(200.0), pytest.approx(100.0))
+    assert view.up_per_s == pytest.approx(200.0)
+    assert view.down_per_s == pytest.approx(100.0)
 
 
 def test_one_gauge_tells_no_rate() -> None:
@@ -197,7 +199,7 @@ def test_a_request_that_was_missed_at_its_start_is_taken_up() -> None:
 
 
 def test_a_measured_decision_takes_the_place_of_the_one_that_was_made() -> None:
-    def decided(phase: str, number: int = 3) -> events.Decision:
+    def decided(phase: Literal["made", "measured"], number: int = 3) -> events.Decision:
         return events.Decision(
             request="r", what="placement", old="cloud", new="draft", reason="cheaper",
             phase=phase, number=number, observed_gain=0.2 if phase == "measured" else None,

@@ -43,6 +43,8 @@ class DecisionCard(Panel):
                 (f" measured, {before} {arrow} {after} a token", "$faint"),
             ]
         predicted = words.signed(one.predicted_gain)
+        if one.predicted_gain is None:
+            predicted = "nothing"
         return [(predicted, "$head bold"), (" predicted, ", "$faint"), *measured]
 
     def _second(self, one: events.Decision, width: int) -> Line:

@@ -47,7 +47,7 @@ class DecisionTable(Rows):
             (words.signed(one.predicted_gain), "$head"),
             (words.signed(gain), tint),
             (one.runner_up if one.runner_up != "none" else "", "$faint"),
-            (one.request[:8] or one.source, "$faint"),
+            (one.request[:8] or one.source.partition("-")[0], "$faint"),
         )
 
 

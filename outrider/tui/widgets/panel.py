@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from textual.content import Content
+from rich.segment import Segment
+from rich.style import Style
+from textual.geometry import Region
+from textual.strip import Strip
 from textual.widget import Widget
 
 from outrider.tui.look import Line, Look, clip
@@ -15,6 +18,7 @@ class Panel(Widget):
     """Subclasses give `TITLE` and `draw`; `show` is called whenever something may have changed."""
 
     TITLE = ""
+    ALLOW_SELECT = False
     DEFAULT_CSS = """
     Panel {
         border: round $rule;
@@ -22,8 +26,6 @@ class Panel(Widget):
         border-title-style: none;
         border-subtitle-color: $faint;
         padding: 0 1;
-        text-wrap: nowrap;
-        text-overflow: clip;
         overflow: hidden;
     }
     """
@@ -45,11 +47,17 @@ class Panel(Widget):
         self._again()
 
     def _again(self) -> None:
+        """Lines that are as they were are not painted again."""
         width, height = self.content_size
         lines: list[Line] = [clip(x, width) for x in list(self.draw(width, height))[:height]]
-        if lines != self._lines:
-            self._lines = lines
-            self.refresh()
+        before, self._lines = self._lines, lines
+        changed = [
+            Region(0, y, width, 1)
+            for y in range(max(len(lines), len(before)))
+            if y >= len(lines) or y >= len(before) or lines[y] != before[y]
+        ]
+        if changed:
+            self.refresh(*changed)
 
     def titled(self, title: str, subtitle: str = "") -> None:
         """Change the border's words, if they differ."""
@@ -61,10 +69,27 @@ class Panel(Widget):
     def on_resize(self) -> None:
         self._again()
 
-    def render(self) -> Content:
-        parts: list[tuple[str, str]] = []
-        for number, line in enumerate(self._lines):
-            if number:
-                parts.append(("\n", ""))
-            parts.extend(line)
-        return Content.assemble(*parts)
+    def render_line(self, y: int) -> Strip:
+        """One line of the content; styles are looked up once for each theme."""
+        base = self.rich_style
+        line = self._lines[y] if y < len(self._lines) else ()
+        theme = self.app.theme
+        variables = self.app.theme_variables
+        parts = [Segment(text, base + _style(name, theme, variables)) for text, name in line]
+        return Strip(parts).adjust_cell_length(self.content_size.width, base)
+
+
+_STYLES: dict[tuple[str, str], Style] = {}
+"""By theme and words; as many as the screens use."""
+
+
+def _style(words: str, theme: str, variables: Mapping[str, str]) -> Style:
+    """Of `$accepted bold on $chosen`: names of the theme's colours in place of colours."""
+    known = _STYLES.get((theme, words))
+    if known is None:
+        spelled = [
+            variables[word[1:]].removeprefix("ansi_") if word.startswith("$") else word
+            for word in words.split()
+        ]
+        known = _STYLES[theme, words] = Style.parse(" ".join(spelled))
+    return known

@@ -28,5 +28,12 @@ class Speed(Panel):
         foot: Line = [
             ("first ", "$faint"), (first, "$head"), (", each ", "$faint"), (gap, "$head"),
         ]  # fmt: skip
-        curve = state.curves.speed
-        return titled_curve(head, curve, foot, (width, height), self.look.glyphs, "$accepted")
+        curve = list(state.curves.speed)
+        size = (width, height)
+        return titled_curve(head, curve, foot, size, self.look.glyphs, "$accepted", usual(curve))
+
+
+def usual(values: Sequence[float]) -> float:
+    """The height of the curve: a burst after an outage may be cut, so that the rest is seen."""
+    busy = [value for value in values if value > 0]
+    return 1.25 * (quantile(busy, 0.97) or 1.0)
