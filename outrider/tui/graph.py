@@ -9,6 +9,14 @@ from outrider.tui.glyphs import Glyphs
 DOTS = ((0x40, 0x04, 0x02, 0x01), (0x80, 0x20, 0x10, 0x08))
 """Bits of a braille cell, left column and right, each from the bottom up."""
 BRAILLE = 0x2800
+CELLS = tuple(
+    tuple(
+        chr(BRAILLE + sum(DOTS[0][:left]) + sum(DOTS[1][:right])) if left or right else " "
+        for right in range(5)
+    )
+    for left in range(5)
+)
+"""By the dots of the left column and of the right one."""
 
 
 def area(
@@ -21,11 +29,13 @@ def area(
     if width <= 0 or height <= 0:
         return []
     per_cell = 2 if glyphs.braille else 1
-    shown = list(values[-width * per_cell :])
+    # The curve moves by whole cells, every second value: what does not move is not painted.
+    odd = len(values) % per_cell
+    shown = list(values[-width * per_cell + odd :])
     highest = top if top is not None else max(shown, default=0.0)
     steps = (4 if glyphs.braille else len(glyphs.bars) - 1) * height
     levels = [_level(value, highest, steps) for value in shown]
-    levels = [0] * (width * per_cell - len(levels)) + levels
+    levels = [0] * (width * per_cell - len(levels) - odd) + levels + [0] * odd
     if glyphs.braille:
         return [_dots(levels, row) for row in reversed(range(height))]
     return [_bars(levels, row, glyphs.bars) for row in reversed(range(height))]
@@ -40,14 +50,10 @@ def _level(value: float, highest: float, steps: int) -> int:
 
 def _dots(levels: Sequence[int], row: int) -> str:
     """Columns in pairs; rows count from the bottom."""
-    cells = []
-    for at in range(0, len(levels), 2):
-        bits = 0
-        for side, level in enumerate(levels[at : at + 2]):
-            for dot in range(max(0, min(4, level - 4 * row))):
-                bits |= DOTS[side][dot]
-        cells.append(chr(BRAILLE + bits) if bits else " ")
-    return "".join(cells)
+    low = 4 * row
+    cut = [level - low for level in levels]
+    pairs = zip(cut[::2], cut[1::2], strict=True)
+    return "".join(CELLS[min(4, max(0, left))][min(4, max(0, right))] for left, right in pairs)
 
 
 def _bars(levels: Sequence[int], row: int, bars: str) -> str:

@@ -34,18 +34,25 @@ def _ring(size: int) -> deque[float]:
     return deque(maxlen=size)
 
 
+def push(curve: deque[float], value: float, times: int) -> None:
+    """Add a value; the oldest go in pairs, so that a curve whose cells hold two of them moves
+    only every second time."""
+    curve.extend([value] * times)
+    while len(curve) > SAMPLES:
+        curve.popleft()
+        curve.popleft()
+
+
 @dataclass(slots=True)
 class Curves:
-    """Values over time, one per `SAMPLE_MS`, newest last."""
+    """Values over time, one per `SAMPLE_MS`, newest last; kept short by `push`."""
 
-    speed: deque[float] = field(default_factory=lambda: _ring(SAMPLES))
+    speed: deque[float] = field(default_factory=deque)
     """Tokens a second."""
-    acceptance: deque[float] = field(default_factory=lambda: _ring(SAMPLES))
+    acceptance: deque[float] = field(default_factory=deque)
     """Share of verified drafts that held; 0 where none was verified."""
-    rtt: deque[float] = field(default_factory=lambda: _ring(SAMPLES))
-    watts: deque[float] = field(default_factory=lambda: _ring(SAMPLES))
-    heat: deque[float] = field(default_factory=lambda: _ring(SAMPLES))
-    running: deque[float] = field(default_factory=lambda: _ring(SAMPLES))
+    rtt: deque[float] = field(default_factory=deque)
+    """Of the link in use; 0 while it is away."""
 
 
 @dataclass(slots=True)
@@ -53,7 +60,7 @@ class LinkView:
     """One committer over time."""
 
     now: events.LinkGauge
-    rtt: deque[float] = field(default_factory=lambda: _ring(SAMPLES))
+    rtt: deque[float] = field(default_factory=deque)
     up_per_s: float | None = None
     """Bytes of sessions."""
     down_per_s: float | None = None
@@ -302,18 +309,14 @@ class State:
         times = max(1, min(MAX_GAP, round(ms / SAMPLE_MS)))
         seconds = max(1e-3, ms / 1e3)
         curves = self.curves
-        curves.speed.extend([max(0.0, (now.tokens - before.tokens) / seconds)] * times)
+        push(curves.speed, max(0.0, (now.tokens - before.tokens) / seconds), times)
         rows, held = now.hint_rows - self._drafts[0], now.accepted - self._drafts[1]
         self._drafts = (now.hint_rows, now.accepted)
-        curves.acceptance.extend([held / rows if rows > 0 else 0.0] * times)
-        curves.running.extend([float(now.running)] * times)
-        curves.watts.extend([now.watts or 0.0] * times)
-        curves.heat.extend([now.temperature_c or 0.0] * times)
+        push(curves.acceptance, held / rows if rows > 0 else 0.0, times)
         self._see_links(now, before)
         link = self.link
         reached = link is not None and link.now.state == "connected"
-        rtt = link.now.rtt_ms if link is not None and reached else None
-        curves.rtt.extend([rtt or 0.0] * times)
+        push(curves.rtt, (link.now.rtt_ms if link is not None and reached else None) or 0.0, times)
         self._see_battery(now, before)
 
     def _see_battery(self, now: events.Gauge, before: events.Gauge) -> None:
@@ -336,7 +339,7 @@ class State:
                 view.down_per_s = max(0.0, (told.bytes_down - old.bytes_down) / ms * 1e3)
                 view.most_per_s = max(view.most_per_s, view.up_per_s, view.down_per_s)
             there = told.state == "connected"
-            view.rtt.extend([(told.rtt_ms or 0.0) if there else 0.0] * times)
+            push(view.rtt, (told.rtt_ms or 0.0) if there else 0.0, times)
             if told.state != "connecting":
                 _away(view, now.t_ms, "there" if there else "gone")
         for gone in [name for name in self.links if all(t.cloud != name for t in now.links)]:

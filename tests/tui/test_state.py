@@ -14,7 +14,7 @@ from outrider.protocol import events
 from outrider.tui.glyphs import ASCII, UNICODE
 from outrider.tui.graph import area, bar, quantile, spark
 from outrider.tui.ride import CODES, POSITIONS
-from outrider.tui.state import DECISIONS, LOGS, MARKS, RIDES, State
+from outrider.tui.state import DECISIONS, LOGS, MARKS, RIDES, SAMPLES, State
 from outrider.tui.waterfall import LANES, Span, cells, recent, spans, totals
 
 PID = 7
@@ -235,6 +235,15 @@ def test_memory_is_bounded() -> None:
     assert len(state.logs) == LOGS and len(state.marks) == MARKS
     state.apply(commit(1e6, 10**9, 1))
     assert len(state.rides["r"].choices[0]) <= POSITIONS
+
+
+def test_curves_are_bounded_and_move_in_pairs() -> None:
+    state = State()
+    for number in range(2 * SAMPLES):
+        before = len(state.curves.speed)
+        state.apply(gauge(500.0 * number, tokens=number))
+        assert len(state.curves.speed) % 2 != before % 2 or not number
+        assert len(state.curves.speed) <= SAMPLES
 
 
 POSSIBLE = st.one_of(

@@ -36,6 +36,8 @@ class Panel(Widget):
         self.state = State()
         self.look = Look()
         self._lines: list[Line] = []
+        self._theme = ""
+        self._known: dict[str, Style] = {}
 
     def draw(self, width: int, height: int) -> Sequence[Line]:
         """At most `height` lines of at most `width` cells, from `self.state` and `self.look`."""
@@ -71,12 +73,23 @@ class Panel(Widget):
 
     def render_line(self, y: int) -> Strip:
         """One line of the content; styles are looked up once for each theme."""
-        base = self.rich_style
         line = self._lines[y] if y < len(self._lines) else ()
-        theme = self.app.theme
-        variables = self.app.theme_variables
-        parts = [Segment(text, base + _style(name, theme, variables)) for text, name in line]
-        return Strip(parts).adjust_cell_length(self.content_size.width, base)
+        styles = self._styles_now()
+        parts = [Segment(text, self._named(name, styles)) for text, name in line]
+        return Strip(parts).adjust_cell_length(self.content_size.width, styles[""])
+
+    def _styles_now(self) -> dict[str, Style]:
+        """Known combinations with the panel's own colours, under the present theme."""
+        if self._theme != self.app.theme or not self._known:
+            self._theme, self._known = self.app.theme, {"": self.rich_style}
+        return self._known
+
+    def _named(self, words: str, known: dict[str, Style]) -> Style:
+        found = known.get(words)
+        if found is None:
+            named = _style(words, self._theme, self.app.theme_variables)
+            found = known[words] = known[""] + named
+        return found
 
 
 _STYLES: dict[tuple[str, str], Style] = {}

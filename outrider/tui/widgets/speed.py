@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import ceil
 
 from outrider.tui import words
 from outrider.tui.curve import titled_curve
@@ -36,4 +37,4 @@ class Speed(Panel):
 def usual(values: Sequence[float]) -> float:
     """The height of the curve: a burst after an outage may be cut, so that the rest is seen."""
     busy = [value for value in values if value > 0]
-    return 1.25 * (quantile(busy, 0.97) or 1.0)
+    return 5.0 * ceil((quantile(busy, 0.97) or 1.0) / 4.0)
