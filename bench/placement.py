@@ -33,6 +33,7 @@ import numpy as np
 from bench import harness
 from bench.harness import note, ratio
 from bench.rtt import PROMPTS, SAMPLINGS, Bed, Hostile
+from bench.support import thread_of
 from bench.virtual import ENERGY, FIXED, Ridden, Ride, Trace, World, best_fixed, cost_of
 from outrider.edge.daemon import Daemon
 from outrider.edge.drafter import Drafter
@@ -382,7 +383,7 @@ async def ground(stack: AsyncExitStack) -> Ground:
     await bed.start()
     small = bed.daemons["ours"].small
     assert small is not None
-    thread = small.drafter.engine
+    thread = thread_of(small)
     fickle = Fickle(thread._engine)
     proxy = bed.proxies["auto"]
     options = EdgeOptions(clouds=(Address(proxy.host, proxy.port),), fallback="wait")

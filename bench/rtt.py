@@ -34,6 +34,7 @@ from unittest.mock import patch
 from bench import harness
 from bench.bare import BareLoop
 from bench.harness import Ratio, note, ratio
+from bench.support import thread_of
 from outrider.edge import main as edges
 from outrider.edge import session as sessions
 from outrider.edge.answer import Answer
@@ -215,7 +216,7 @@ class Bed:
         assert small is not None
         if not hostile:
             return small
-        thread = small.drafter.engine
+        thread = thread_of(small)
         engine = EngineThread(cast(Any, Hostile(thread._engine)), thread._pool)
         drafter = Drafter(engine, small.drafter.clock)
         self.stack.callback(asyncio.create_task(drafter.run()).cancel)

@@ -32,6 +32,7 @@ from outrider.engines.base import BaseEngine
 from outrider.errors import ModelUnsupported
 from outrider.lag import LoopLag
 from outrider.models import gguf, served, source
+from outrider.models.kept import Kept
 from outrider.options import Address, CloudOptions, EdgeOptions, NamedModel
 from outrider.protocol.bus import NoBus
 from outrider.testing.child import ChildSpec, ReadyLine
@@ -204,6 +205,14 @@ async def start_small(name: str, slots: int, stack: AsyncExitStack) -> Small | N
     drafter = Drafter(engine, time.monotonic)
     stack.callback(asyncio.create_task(drafter.run()).cancel)
     return Small(name, drafter, None, 0.0)
+
+
+def thread_of(small: Small) -> EngineThread:
+    """The thread of its engine, whoever keeps it."""
+    engine = small.drafter.engine
+    found = engine._engine if isinstance(engine, Kept) else engine
+    assert isinstance(found, EngineThread)
+    return found
 
 
 class Hostile(BaseEngine):
