@@ -12,7 +12,8 @@ from cyclopts import Parameter
 from outrider.cli import console
 from outrider.cli.where import HERE, Where
 from outrider.errors import InvalidRequest
-from outrider.protocol.stream import Forked, StreamEvent, Token, Waiting
+from outrider.protocol import trace
+from outrider.protocol.stream import Forked, Token, Waiting
 
 if TYPE_CHECKING:
     from outrider.sdk import Answer, Client
@@ -123,7 +124,7 @@ def _words(words: Sequence[str]) -> tuple[str, str]:
     return model, prompt
 
 
-def _show(events: Iterable[StreamEvent], *, quiet: bool) -> None:
+def _show(events: Iterable[trace.Event], *, quiet: bool) -> None:
     """Final text to standard output; what else happens to standard error."""
     for event in events:
         if isinstance(event, Token):

@@ -11,7 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from outrider.demo.story import MODES, Cut, Figures, Mode, Ride
-from outrider.protocol.stream import Done, Forked, Provisional, Retract, StreamEvent, Token
+from outrider.protocol import trace
+from outrider.protocol.stream import Done, Forked, Provisional, Retract, Token
 
 STYLES = {
     "accepted": "bold green",
@@ -127,7 +128,7 @@ class Typist:
     def begin(self, prompt: str) -> None:
         self._console.print(Text(prompt, "dim"), end="")
 
-    def __call__(self, event: StreamEvent) -> None:
+    def __call__(self, event: trace.Event) -> None:
         match event:
             case Token():
                 self._write(event.text, STYLES[event.source])

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from outrider import AsyncClient
-from outrider.protocol.stream import Done, Forked, Provisional, Retract, StreamEvent, Token
+from outrider.protocol import trace
+from outrider.protocol.stream import Done, Forked, Provisional, Retract, Token
 from outrider.testing.pair import Pair
 
 Mode = Literal["edge", "cloud", "draft"]
@@ -34,7 +35,7 @@ LOCAL_TOKENS = 16
 CUT_S = 8.0
 """Seconds after which the link comes back at the latest."""
 
-Watch = Callable[[StreamEvent], None]
+Watch = Callable[[trace.Event], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +163,7 @@ class Story:
         plain = asyncio.create_task(self._plain(seen))
         breaker = asyncio.create_task(self._break(seen))
 
-        def note(event: StreamEvent) -> None:
+        def note(event: trace.Event) -> None:
             seen.note(event)
             watch(event)
 
@@ -232,7 +233,7 @@ class _Seen:
     """The plain client's answer went on with the small model, or is over."""
     _shown_end: int = 0
 
-    def note(self, event: StreamEvent) -> None:
+    def note(self, event: trace.Event) -> None:
         match event:
             case Token():
                 self.committed += 1
