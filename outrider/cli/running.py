@@ -27,8 +27,8 @@ def ps(*, all: bool = False, json: bool = False, where: Where = HERE) -> int:
         console.as_json({"requests": shown, "models": models})
         return 0
     console.out(_requests(shown) if shown else "no request runs")
-    rows = [("MODEL", "ROLE", "WHERE")]
-    rows += [(one["model"], one["role"], one["where"]) for one in models]
+    rows = [("MODEL", "ROLE", "WHERE", "STATE")]
+    rows += [(one["model"], one["role"], one["where"], one["state"]) for one in models]
     console.out(f"\n{console.table(rows)}" if models else "no model is loaded")
     return 0
 
@@ -43,13 +43,15 @@ def _requests(shown: list[RequestState]) -> str:
 
 
 def _models(status: Status) -> list[dict[str, Any]]:
-    """The draft here, and what each connected cloud serves by default."""
-    found = []
-    if status.draft is not None:
-        found.append({"model": status.draft.id, "role": "draft", "where": "this device"})
+    """What this daemon holds, and what each connected cloud serves by default."""
+    found = [
+        {"model": one.model, "role": one.role, "where": "this device", "state": one.state}
+        for one in status.loaded
+    ]
     for cloud in status.clouds:
         if cloud.model and cloud.state == "connected":
-            found.append({"model": cloud.model, "role": "target", "where": cloud.address})
+            told = {"model": cloud.model, "role": "target", "where": cloud.address}
+            found.append({**told, "state": "served"})
     return found
 
 

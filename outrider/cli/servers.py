@@ -194,7 +194,7 @@ def edge(
         cloud_key: Its key.
         split: [NAME=]PATH of a target whose layers lie on workers; this device commits it.
         workers: HOST:PORT,... of the devices that hold them (outrider worker); mdns adds
-            those that announce themselves, join those that register (outrider worker --join).
+            those that announce themselves, join those that register.
         workers_ca: TLS to the workers, checked against this authority (PEM).
         join_listen: HOST:PORT at which workers join. Beyond loopback TLS and keys are required.
         join_keys: File of NAME KEY lines; workers must send one of the keys to join.

@@ -9,7 +9,7 @@ from outrider.cli import background, console, units
 from outrider.cli.background import Role
 from outrider.config.keys import SECTIONS
 from outrider.config.layers import Layers
-from outrider.errors import OutriderError
+from outrider.errors import ConfigError, NotFound, OutriderError
 
 if TYPE_CHECKING:
     from outrider.cli.purge import Piece
@@ -21,6 +21,7 @@ def up(
     *,
     edge: bool = False,
     cloud: bool = False,
+    pair: str = "",
     install: bool = False,
     timeout: float = 120.0,
     json: bool = False,
@@ -30,15 +31,19 @@ def up(
     Args:
         edge: The daemon; what is meant when nothing is named.
         cloud: The cloud.
+        pair: A pair of models by name: its draft for the daemon, its target for the cloud.
         install: As a systemd user unit, which starts it again at every login.
         timeout: Seconds that it may take to load.
         json: Print one JSON object.
     """
     roles = _roles(edge=edge, cloud=cloud) or ["edge"]
     _check(roles)
+    models = _models(pair, roles, install=install)
     if install:
         return _install(roles, json=json)
-    started = [background.start(role, _words(role), timeout) for role in roles]
+    started = [
+        background.start(role, [*_words(role), *models.get(role, [])], timeout) for role in roles
+    ]
     if json:
         told = [{"role": s.role, "already": s.already, **_fields(s.card)} for s in started]
         console.as_json({"servers": told})
@@ -46,8 +51,36 @@ def up(
     for one in started:
         how = "runs already" if one.already else "runs"
         console.out(f"the {one.role} {how} at {one.card.place}, pid {one.card.pid}")
+        if one.already and pair:
+            console.note(f"the {one.role} keeps the model it has; outrider down first")
     console.note("outrider status, outrider logs -f, outrider down")
     return 0
+
+
+def _models(pair: str, roles: list[Role], *, install: bool) -> dict[Role, list[str]]:
+    """Flags for a pair of models. Raises NotFound for one that a role needs and is not here."""
+    if not pair:
+        return {}
+    from outrider.models import presets, source
+
+    found = presets.pair(pair)
+    if install:
+        raise ConfigError(
+            "a unit takes its models from config.toml, not from --pair",
+            effect="nothing was installed",
+            todo=f"outrider config set edge.draft {found.draft}; then outrider up --install",
+        )
+    words: dict[Role, list[str]] = {
+        "edge": ["--draft", found.draft],
+        "cloud": ["--model", found.target],
+    }
+    for role in roles:
+        try:
+            source.resolve(words[role][1])
+        except NotFound as error:
+            error.todo = f"outrider pull --pair {pair}"
+            raise
+    return words
 
 
 def _fields(card: background.Card) -> dict[str, object]:

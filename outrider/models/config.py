@@ -68,6 +68,9 @@ class ModelConfig:
     end: tuple[int, ...]
     dtype: str
     """The dtype the weights were saved in, as a short name."""
+    rope_order: tuple[int, ...] = ()
+    """Where each rotary pair's frequency stands, of a model whose pairs were permuted
+    (`outrider.privacy.shield`); empty: in order."""
 
     @property
     def group(self) -> int:
@@ -123,8 +126,13 @@ def parse_config(fields: Fields) -> ModelConfig:
         bos=_token(fields.get("bos_token_id")),
         end=_tokens(fields.get("eos_token_id")),
         dtype=str(fields.get("dtype") or fields.get("torch_dtype") or "float32"),
+        rope_order=_rope_order(fields.get("outrider_rope_order")),
     )
     _check_shapes(config)
+    if config.rope_order and sorted(config.rope_order) != list(range(config.head_dim // 2)):
+        raise ModelCorrupt(
+            "outrider_rope_order is no order of the rotary pairs", effect="the model was not loaded"
+        )
     return config
 
 
@@ -204,8 +212,23 @@ def _rope_scaling(rope: Fields) -> RopeScaling | None:
     )
 
 
+def _rope_order(value: object) -> tuple[int, ...]:
+    if value is None:
+        return ()
+    if not isinstance(value, list) or not all(type(place) is int for place in value):
+        raise ModelCorrupt(
+            "outrider_rope_order is no list of numbers", effect="the model was not loaded"
+        )
+    return tuple(value)
+
+
 def inverse_frequencies(config: ModelConfig) -> list[float]:
     """Rotary frequencies in radians a position, head_dim / 2 of them, float64."""
+    found = _in_order(config)
+    return [found[place] for place in config.rope_order] or found
+
+
+def _in_order(config: ModelConfig) -> list[float]:
     half = config.head_dim // 2
     base = [config.rope_theta ** -(i / half) for i in range(half)]
     scaling = config.rope_scaling

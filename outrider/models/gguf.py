@@ -154,6 +154,8 @@ def _refuse(config: ModelConfig) -> None:
         what = "Qwen3 with attention biases"
     if config.family in ("qwen2", "qwen3") and config.rope_scaling and not _linear(config):
         what = f"{config.family} with llama3 rotary scaling"
+    if config.rope_order:
+        what = "a model with permuted rotary pairs"
     if what:
         raise ModelUnsupported(
             f"{what} has no GGUF form",

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Literal
 
 import msgspec
-import platformdirs
 
 from outrider import paths
 from outrider.errors import ConfigError, ModelChanged, ModelError, NotFound
@@ -72,11 +71,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
 def models_dir() -> Path:
     """Where models lie; OUTRIDER_MODELS overrides the user's data directory."""
     chosen = os.environ.get("OUTRIDER_MODELS")
-    return (
-        Path(chosen).expanduser()
-        if chosen
-        else Path(platformdirs.user_data_dir("outrider"), "models")
-    )
+    return Path(chosen).expanduser() if chosen else paths.data_dir() / "models"
 
 
 @dataclass(frozen=True, slots=True)

@@ -248,6 +248,19 @@ def test_what_can_not_work_fails_before_anything_is_started(say: Say, home: Path
     assert not paths.log_file("edge").exists()
 
 
+def test_a_pair_that_is_not_here_says_what_to_pull(say: Say) -> None:
+    code, _, errors = say("up", "--pair", "qwen3-8b")
+    assert code == 3
+    assert "outrider pull --pair qwen3-8b" in errors
+    code, _, errors = say("up", "--pair", "qwen-8b")
+    assert code == 3
+    assert "did you mean qwen3-8b" in errors
+    code, _, errors = say("up", "--install", "--pair", "qwen3-8b")
+    assert code == 2
+    assert "edge.draft qwen3:0.6b" in errors
+    assert background.running("edge") is None
+
+
 @pytest.mark.parametrize(
     ("said", "what", "why", "todo"),
     [
