@@ -71,7 +71,7 @@ def cloud(
             .onnx file, or bundled:target. Repeat it to serve several; the first is the default.
         engine: What computes the model; auto goes by the file.
         workers: HOST:PORT,... of devices that hold the layers (outrider worker); mdns adds
-            those that announce themselves, join those that register here (--join).
+            those that announce themselves, join those that register here.
         workers_ca: TLS to the workers, checked against this authority (PEM).
         join_listen: HOST:PORT at which workers join; by default where the cloud serves.
         join_keys: File of NAME KEY lines; workers must send one of the keys to join.
