@@ -21,6 +21,7 @@ from grpc_health.v1._async import HealthServicer
 from outrider import __version__, paths, transport
 from outrider.cloud import joining
 from outrider.cloud import rest as resting
+from outrider.cloud.channel import Door
 from outrider.cloud.cost import StepCost
 from outrider.cloud.scheduler import Scheduler, Trigger
 from outrider.cloud.server import OPTIONS, SERVICE, Cloud, Host, Limits
@@ -69,7 +70,7 @@ async def start(options: CloudOptions, stack: AsyncExitStack, log: Log | None = 
     bus = logs.bus(directory, f"cloud-{os.getpid()}", log or Log())
     stack.callback(bus.close)
     hosts: dict[str, Host] = {}
-    cloud = Cloud(hosts, tenants, Limits(ahead=options.ahead), bus.publish)
+    cloud = Cloud(hosts, tenants, Limits(ahead=options.ahead), bus.publish, door=Door.of(options))
     server = grpc.aio.server(options=OPTIONS)
     health = HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health, server)

@@ -11,6 +11,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
+from outrider.cloud.channel import Door, Sealed
 from outrider.cloud.session import Choice, Session
 from outrider.cloud.tenants import Tenants
 from outrider.cloud.verifier import Verifier
@@ -30,11 +31,13 @@ from outrider.protocol import codec, events, faults
 from outrider.protocol.messages import (
     VERSION,
     Close,
+    Down,
     Heartbeat,
     Hint,
     ModelDescription,
     Open,
     Opened,
+    Up,
 )
 from outrider.protocol.sampling import Sampling
 from outrider.protocol.state import Conversation, Ledger, Role
@@ -120,6 +123,8 @@ class Cloud:
     streams: dict[tuple[str, bytes], Lease] = field(default_factory=dict)
     retired: list[Host] = field(default_factory=list)
     """Served no more; sessions that were opened with them go on."""
+    door: Door = field(default_factory=Door)
+    """What keys sessions may be sealed with."""
 
     def handlers(self) -> grpc.GenericRpcHandler:
         return grpc.method_handlers_generic_handler(
@@ -172,17 +177,20 @@ class Cloud:
     async def _session(
         self, requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext[Any, Any]
     ) -> None:
-        tenant = self.tenants.who(_authorization(context))
+        authorization = _authorization(context)
+        tenant = self.tenants.who(authorization)
         conversation = Conversation(Role.CLOUD)
-        first = await _next(requests, HEARTBEAT_MS * LOST_AFTER / 1e3)
-        opening = codec.decode_up(first, 8)
+        greeted = await self.door.greet(await _first(requests), _exchange(requests, context))
+        opening = greeted.first
         conversation.receive(opening)
         assert isinstance(opening, Open)
         host = self._holding(tenant, opening) or self.host(opening.model)
+        greeted.check(opening, host.description, authorization)
         lease = Lease(opening.fence)
         try:
             session, resumed = await self._attach(tenant, opening, host, lease)
-            stream = Stream(session, host, conversation, context, lease)
+            sealed = greeted.sealed(opening)
+            stream = Stream(session, host, conversation, context, lease, sealed)
             try:
                 await stream.run(requests, self._opened(opening, host, resumed=resumed))
             finally:
@@ -322,6 +330,7 @@ class Stream:
     conversation: Conversation
     context: grpc.aio.ServicerContext[Any, Any]
     lease: Lease
+    sealed: Sealed | None = None
 
     async def run(self, requests: AsyncIterator[bytes], opened: Opened) -> None:
         """Raises what ended it, if not its own end."""
@@ -352,6 +361,8 @@ class Stream:
                     raise
                 return
             message = codec.decode_up(data, slots)
+            if self.sealed is not None:
+                message = self.sealed.open(message)
             self.conversation.receive(message)
             match message:
                 case Hint():
@@ -391,7 +402,11 @@ class Stream:
     async def _write(self, message: Any) -> None:
         self.conversation.send(message)
         opening = self.session.open
-        await self.context.write(codec.encode_down(message, opening.slots, opening.top_logprobs))
+        if self.sealed is not None:
+            data = self.sealed.seal(message, lambda choice: self.session.choices[choice].ledger)
+        else:
+            data = codec.encode_down(message, opening.slots, opening.top_logprobs)
+        await self.context.write(data)
 
 
 # --- what an open must fulfil ------------------------------------------------------------------
@@ -520,6 +535,21 @@ def _renew(choice: Choice, fence: int, seen: int) -> None:
 
 
 # --- plumbing ----------------------------------------------------------------------------------
+
+
+async def _first(requests: AsyncIterator[bytes]) -> Up:
+    """The next message of a session of which nothing is known yet."""
+    return codec.decode_up(await _next(requests, HEARTBEAT_MS * LOST_AFTER / 1e3), 8)
+
+
+def _exchange(
+    requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext[Any, Any]
+) -> Callable[[Down], Awaitable[Up]]:
+    async def exchange(message: Down) -> Up:
+        await context.write(codec.encode_down(message, 8, None))
+        return await _first(requests)
+
+    return exchange
 
 
 async def _next(requests: AsyncIterator[bytes], timeout_s: float) -> bytes:

@@ -16,6 +16,7 @@ from typing import Literal
 
 from outrider import __version__
 from outrider.edge import journal as journals
+from outrider.edge.channel import attested
 from outrider.edge.drafter import Drafter
 from outrider.edge.fanout import Fanout
 from outrider.edge.journal import DiskJournal, Journal, MemoryJournal, Plain
@@ -944,6 +945,8 @@ def _cloud(peer: Peer, now: float) -> CloudStatus:
         up_bytes_per_s=figures.up_bytes_per_s,
         down_bytes_per_s=figures.down_bytes_per_s,
         loss=figures.loss,
+        channel="plain" if peer.sealing is None else "sealed",
+        attestation=attested(peer.models),
     )
 
 

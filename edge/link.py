@@ -18,19 +18,24 @@ import grpc
 import grpc.aio
 
 from outrider import transport
+from outrider.edge import channel as channels
 from outrider.edge.traffic import Asked, Traffic, is_bulk
 from outrider.errors import (
     AccessDenied,
     CloudUnreachable,
+    HandshakeRefused,
     InvalidRequest,
     LinkLost,
     OutriderError,
+    RemoteProtocolError,
+    SealError,
 )
 from outrider.models import served
 from outrider.models.served import Served
 from outrider.options import Address, CloudLink, EdgeOptions
 from outrider.partitioner.observe import Estimate
 from outrider.partitioner.signals import Share
+from outrider.privacy.lane import sealed_size
 from outrider.protocol import codec, events, faults
 from outrider.protocol.constraint import Constraint
 from outrider.protocol.messages import (
@@ -47,6 +52,8 @@ from outrider.protocol.messages import (
 from outrider.protocol.state import Conversation, Role
 
 SERVICE = "outrider.v1.Outrider"
+KEY = "authorization"
+"""The metadata in which a caller's key travels."""
 CONNECT_S = 3.0
 """A cloud that takes longer to greet is tried again later; meanwhile others are."""
 DESCRIBE_S = 20.0
@@ -98,8 +105,12 @@ class Wire:
     bytes_down: int = 0
     asked_at: float = 0.0
     """When a heartbeat was sent last, on the monotonic clock."""
+    sealed: channels.Sealed | None = None
+    """None: its messages travel as they are."""
     _beat_bytes: int = 0
     """Of the heartbeat whose echo is awaited."""
+    _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Frames are sealed in the order in which they are written."""
     _reading: asyncio.Task[Any] | None = None
     _writing: asyncio.Task[Any] | None = None
 
@@ -107,12 +118,34 @@ class Wire:
         """Raises LinkLost, or what the cloud ended the stream with."""
         self.conversation.send(message)
         data = codec.encode_up(message, self.slots)
-        self.bytes_up += len(data)
-        self.passed(len(data), 0)
+        size = len(data) if self.sealed is None else sealed_size(len(data))
         if isinstance(message, Hint):
-            self.asked.hinted(message, len(data), time.monotonic())
+            self.asked.hinted(message, size, time.monotonic())
         elif isinstance(message, Heartbeat) and not message.echo_us:
-            self._beat_bytes = len(data)
+            self._beat_bytes = size
+        await self._put(data, size)
+
+    async def greet(
+        self, keys: channels.Keys, message: Open, model: ModelDescription, authorization: str
+    ) -> None:
+        """The handshake of the sealed channel, and the open in it. Raises as `send` does, and
+        PeerUntrusted, SealBroken, RemoteProtocolError."""
+        greeting = channels.Greeting(keys)
+        hello = codec.encode_up(greeting.hello(), self.slots)
+        await self._put(hello, len(hello))
+        data = await self._take()
+        if data is None:
+            raise LinkLost("the cloud ended the stream before it began")
+        answer = codec.decode_down(data, self.slots, self.top_logprobs)
+        self.conversation.send(message)
+        finish, sealed = greeting.finish(answer, message, model, authorization, time.monotonic)
+        last = codec.encode_up(finish, self.slots)
+        await self._put(last, len(last))
+        self.sealed = sealed
+
+    async def _put(self, data: bytes, size: int) -> None:
+        self.bytes_up += size
+        self.passed(size, 0)
         try:
             await self._write(data)
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError, grpc.aio.UsageError):
@@ -121,16 +154,10 @@ class Wire:
     async def receive(self) -> Down | None:
         """The next message, None at the stream's proper end; heartbeats are answered here."""
         while True:
-            try:
-                data = await self._read()
-            except grpc.aio.AioRpcError:
-                raise await self._reason() from None
-            if data is grpc.aio.EOF:
-                await self._ended()
+            data = await self._take()
+            if data is None:
                 return None
-            self.bytes_down += len(data)
-            self.passed(0, len(data))
-            message = codec.decode_down(data, self.slots, self.top_logprobs)
+            message = self._opened(codec.decode_down(data, self.slots, self.top_logprobs))
             self.conversation.receive(message)
             if isinstance(message, Commit):
                 self.asked.committed(message, len(data), time.monotonic())
@@ -138,11 +165,35 @@ class Wire:
                 return message
             await self._beat(message, len(data))
 
+    def _opened(self, message: Down) -> Down:
+        if self.sealed is not None:
+            return self.sealed.open(message)
+        if isinstance(message, Commit) and message.check:
+            raise RemoteProtocolError("a commit on a plain stream carries a check")
+        return message
+
+    async def _take(self) -> bytes | None:
+        """The next message as it came, None at the stream's proper end."""
+        try:
+            data = await self._read()
+        except grpc.aio.AioRpcError:
+            raise await self._reason() from None
+        if data is grpc.aio.EOF:
+            await self._ended()
+            return None
+        self.bytes_down += len(data)
+        self.passed(0, len(data))
+        found: bytes = data
+        return found
+
     async def _write(self, data: bytes) -> None:
         """One write, in a task of its own for the same reason as a read, after the one before."""
-        if self._writing is not None:
-            await asyncio.wait((self._writing,))
-        writing = self._writing = asyncio.ensure_future(self.call.write(data))
+        async with self._turn:
+            if self._writing is not None:
+                await asyncio.wait((self._writing,))
+            # Whoever gave up until now leaves no gap in the frames' numbers.
+            data = data if self.sealed is None else self.sealed.seal(data)
+            writing = self._writing = asyncio.ensure_future(self.call.write(data))
         # Its outcome is looked at even when nobody waits for it any more.
         writing.add_done_callback(_looked_at)
         await asyncio.shield(writing)
@@ -235,6 +286,8 @@ class Peer:
     """What the settings say of the way there; while it stays the same, so does the channel."""
     key: str | None = None
     """For this cloud alone; None: the one for all."""
+    sealing: channels.Keys | None = None
+    """What its sessions are sealed with; None: they are not."""
     bytes_up: int = 0
     """Of all sessions."""
     bytes_down: int = 0
@@ -249,6 +302,14 @@ class Peer:
 
     def serves(self, model: str) -> bool:
         return any(model in ("", description.name) for description in self.models)
+
+    def described(self, model: str) -> ModelDescription:
+        """What is known of a model that it is known to serve. Raises HandshakeRefused."""
+        for each in self.models:
+            if model in ("", each.name):
+                return each
+        names = ", ".join(each.name for each in self.models)
+        raise HandshakeRefused("model", ours=names, theirs=model)
 
     def classes(self, model: str, constraint: Constraint | None = None) -> frozenset[str]:
         """Numeric classes under which it serves a model; empty while it is not known."""
@@ -306,12 +367,16 @@ class Link:
         credentials = _credentials(options)
         # Where nothing of any answer may go to a cloud, none is spoken to at all.
         clouds = options.clouds if options.share == "tokens" else ()
-        peers = [Peer(str(a), transport.channel(a, credentials, OPTIONS)) for a in clouds]
+        sealing = channels.keys(options) if options.clouds else None
+        peers = [
+            Peer(str(a), transport.channel(a, credentials, OPTIONS), sealing=sealing)
+            for a in clouds
+        ]
         key = options.cloud_api_key
-        metadata = (("authorization", f"Bearer {key}"),) if key else ()
+        metadata = ((KEY, f"Bearer {key}"),) if key else ()
         for peer in peers:
             peer.way = (peer.address, options.cloud_ca, options.cloud_cert, options.cloud_key)
-        peers += [_named(link) for link in options.links if options.share == "tokens"]
+        peers += [_named(link, options) for link in options.links if options.share == "tokens"]
         return cls(peers, metadata, publish)
 
     def retarget(self, options: EdgeOptions) -> None:
@@ -342,7 +407,7 @@ class Link:
     def _metadata(self, peer: Peer) -> tuple[tuple[str, str], ...]:
         if peer.key is None:
             return self.metadata
-        return (("authorization", f"Bearer {peer.key}"),) if peer.key else ()
+        return ((KEY, f"Bearer {peer.key}"),) if peer.key else ()
 
     def add(self, address: Address, kind: Literal["cloud", "split"], *, home: bool = False) -> Peer:
         """One more, on loopback."""
@@ -454,7 +519,9 @@ class Link:
         if not peer.known:
             await self.describe(peer)
         method: Any = peer.channel.stream_stream(f"/{SERVICE}/Session")
-        call = method(metadata=self._metadata(peer), wait_for_ready=False)
+        metadata = self._metadata(peer)
+        header = () if peer.sealing is None else peer.sealing.header(message)
+        call = method(metadata=(*metadata, *header), wait_for_ready=False)
         wire = Wire(
             call,
             Conversation(Role.EDGE),
@@ -466,9 +533,16 @@ class Link:
         )
         began, ready = self.clock(), _ready(peer.channel)
         try:
-            await wire.send(message)
+            if peer.sealing is None:
+                await wire.send(message)
+            else:
+                model = peer.described(message.model)
+                await wire.greet(peer.sealing, message, model, dict(metadata).get(KEY, ""))
             opened = await wire.receive()
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, HandshakeRefused) and "model" in error.what:
+                # What is known of it may be old, or a lie: it is asked anew.
+                peer.models = ()
             wire.cancel()
             raise
         if not isinstance(opened, Opened):
@@ -489,6 +563,9 @@ class Link:
 
     def lost(self, peer: Peer, error: OutriderError) -> None:
         """A session's stream broke."""
+        if isinstance(error, SealError):
+            # Not the weather: somebody changed what was sealed, or a cloud lied.
+            self.publish(events.Trouble(code=error.code, what=error.what))
         if not peer.failures:
             self._say(peer, "lost", error.what)
         peer.failed(error, self.clock())
@@ -606,7 +683,7 @@ def _identity(model: ModelDescription) -> tuple[str, ...]:
     )
 
 
-def _named(link: CloudLink) -> Peer:
+def _named(link: CloudLink, options: EdgeOptions) -> Peer:
     """A cloud with certificates and a key of its own. Raises ConfigError."""
     tls = transport.channel_tls(
         transport.read_pem(link.ca, f"ca of link {link.name}"),
@@ -614,8 +691,10 @@ def _named(link: CloudLink) -> Peer:
         transport.read_pem(link.key, f"key of link {link.name}"),
     )
     channel = transport.channel(link.url, tls, OPTIONS)
-    way = (link.name, str(link.url), link.ca, link.cert, link.key)
-    return Peer(str(link.url), channel, name=link.name, way=way, key=link.api_key())
+    way = (link.name, str(link.url), link.ca, link.cert, link.key, link.pin)
+    found = Peer(str(link.url), channel, name=link.name, way=way, key=link.api_key())
+    found.sealing = channels.keys(options, link)
+    return found
 
 
 def _credentials(options: EdgeOptions) -> grpc.ChannelCredentials | None:

@@ -38,7 +38,9 @@ from outrider.errors import (
     NotFound,
     OutriderError,
     Overloaded,
+    PeerUntrusted,
     RemoteProtocolError,
+    SealBroken,
 )
 from outrider.partitioner.book import Heard
 from outrider.partitioner.placement import Wants
@@ -70,9 +72,9 @@ FINISH_S = 1.0
 """How long an answer that is whole waits for the cloud's account of it."""
 CLOSING_S = 0.5
 """How long a stream that is given up has to carry its Close."""
-ELSEWHERE = (LinkError, RemoteProtocolError, EngineFailed, Overloaded)
+ELSEWHERE = (LinkError, RemoteProtocolError, SealBroken, EngineFailed, Overloaded)
 """Errors of one cloud after which the answer goes on elsewhere, or later."""
-REFUSED = (HandshakeRefused, NotFound, AccessDenied)
+REFUSED = (HandshakeRefused, NotFound, AccessDenied, PeerUntrusted)
 """Errors of one cloud that another one may not have; they end the request when all refuse."""
 
 

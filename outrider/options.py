@@ -111,6 +111,12 @@ class CloudOptions:
     once, -1 never: a cloud is there to answer at once."""
     session_ttl_s: float = 30.0
     """How long a session outlives its stream."""
+    channel: Literal["auto", "required"] = "auto"
+    """Sessions may be sealed inside TLS by those who are paired; `required` refuses all others."""
+    channel_identity: Path | None = None
+    """The cloud's own key (Ed25519, PEM), which devices pin."""
+    channel_devices: Path | None = None
+    """File of `NAME HEX` lines: public keys of devices whose sessions may be sealed."""
     workers: tuple[Address, ...] = ()
     """Devices that hold the layers (`outrider worker`); none: the models are computed here."""
     workers_ca: Path | None = None
@@ -172,6 +178,14 @@ class CloudOptions:
             raise ConfigError("--tls-cert and --tls-key go together")
         if self.client_ca is not None and self.tls_cert is None:
             raise ConfigError("--client-ca needs --tls-cert and --tls-key")
+        if (self.channel_identity is None) != (self.channel_devices is None):
+            raise ConfigError("--channel-identity and --channel-devices go together")
+        if self.channel == "required" and self.channel_identity is None:
+            raise ConfigError(
+                "--channel required needs --channel-identity and --channel-devices",
+                why="without them no session can be sealed",
+                effect="the cloud was not started",
+            )
         if not self.listen.loopback and (self.tls_cert is None or self.api_keys is None):
             raise ConfigError(
                 f"{self.listen} is not a loopback address",
@@ -265,6 +279,9 @@ class CloudLink:
     """Where the key for this cloud is found: env:VARIABLE or file:PATH."""
     priority: int = 100
     """Lower ones are tried first."""
+    pin: str = ""
+    """The cloud's public key, 64 hexadecimal digits or a file of them: sessions there are sealed
+    inside TLS, with the device's `channel_identity`."""
 
     def __post_init__(self) -> None:
         if (self.cert is None) != (self.key is None):
@@ -319,6 +336,16 @@ class EdgeOptions:
     """Sent to the clouds; OUTRIDER_CLOUD_API_KEY in the environment."""
     links: tuple[CloudLink, ...] = ()
     """Clouds by name, each with certificates and a key of its own; tried after `clouds`."""
+    channel: Literal["auto", "on", "off"] = "auto"
+    """Whether sessions are sealed inside TLS, for when TLS ends before the cloud: auto seals them
+    to clouds whose key is pinned, on uses no others."""
+    channel_identity: Path | None = None
+    """The device's own key (Ed25519, PEM), which the clouds know."""
+    channel_pin: str = ""
+    """The clouds' public key: 64 hexadecimal digits, or a file of them."""
+    channel_router_key: Path | None = None
+    """File of 64 hexadecimal digits, shared with a router that may tell which sealed prompts
+    begin alike, and about how long they are; None tells it nothing."""
     split: str = ""
     """[NAME=]PATH of a target whose layers lie on `workers`; this device commits it."""
     workers: tuple[Address, ...] = ()
@@ -423,6 +450,7 @@ class EdgeOptions:
                 effect="the edge was not started",
                 todo="give --cloud-ca, the authority that signed the cloud's certificate",
             )
+        self._check_channel()
         if not self.listen.loopback and self.api_keys is None:
             raise ConfigError(
                 f"{self.listen} is not a loopback address",
@@ -435,6 +463,25 @@ class EdgeOptions:
     def workers_here(self) -> bool:
         """All stages of `split` lie on this very machine."""
         return all(worker.loopback for worker in self.workers)
+
+    def _check_channel(self) -> None:
+        pinned = bool(self.channel_pin) or any(link.pin for link in self.links)
+        if self.channel != "off" and pinned and self.channel_identity is None:
+            raise ConfigError(
+                "a pinned cloud needs --channel-identity",
+                why="both sides of a sealed channel show who they are",
+                effect="the edge was not started",
+                todo="name the device's key, or say --channel off",
+            )
+        if self.channel == "on" and not pinned:
+            raise ConfigError(
+                "--channel on needs --channel-pin",
+                why="without the cloud's key whoever stands between could answer",
+                effect="the edge was not started",
+                todo="pin the cloud's public key",
+            )
+        if self.channel_router_key is not None and (self.channel == "off" or not pinned):
+            raise ConfigError("--channel-router-key needs a sealed channel: --channel-pin")
 
     def _check_placement(self) -> None:
         """Raises ConfigError where `placement`, `share`, `split` and `draft` contradict."""

@@ -33,7 +33,16 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from outrider.errors import PeerUntrusted, RemoteProtocolError, SealBroken
-from outrider.privacy.frames import DOWN, NONCE, SECRET, UP, Receiver, Sender
+from outrider.privacy.frames import (
+    DOWN,
+    FRAMES,
+    NONCE,
+    SECONDS,
+    SECRET,
+    UP,
+    Receiver,
+    Sender,
+)
 from outrider.privacy.identity import KEY, SIGNATURE, Identity, fingerprint, genuine
 
 VERSION = 1
@@ -44,7 +53,7 @@ HELLO = 1 + RANDOM + KEY + KEM_KEY
 ACCEPT = RANDOM + KEY + KEM_TEXT + KEY + SIGNATURE + 16
 _NAME = b"outrider channel v1 X25519+ML-KEM-768 Ed25519 AES-256-GCM SHA-256"
 _AS_VERIFIER, _AS_DEVICE = b"channel verifier", b"channel device"
-MAX_FINISH = 1 << 22
+MAX_FINISH = 1 << 24
 
 
 class Binding(msgspec.Struct, frozen=True, array_like=True):
@@ -100,6 +109,20 @@ def _derive(secret: bytes, salt: bytes, purpose: bytes, size: int) -> bytes:
 
 
 @dataclass(frozen=True, slots=True)
+class Pace:
+    """After how many frames or seconds a sender changes its key."""
+
+    frames: int = FRAMES
+    seconds: float = SECONDS
+
+    def sender(self, secret: bytes, direction: bytes, now: float) -> Sender:
+        return Sender(secret, direction, now, self.frames, self.seconds)
+
+
+PACE = Pace()
+
+
+@dataclass(frozen=True, slots=True)
 class Channel:
     """What a handshake gives to each side."""
 
@@ -112,9 +135,9 @@ class Channel:
 class Initiator:
     """The device's side: `hello`, then `finish`, once each."""
 
-    def __init__(self, identity: Identity, pinned: bytes) -> None:
+    def __init__(self, identity: Identity, pinned: bytes, pace: Pace = PACE) -> None:
         """`pinned`: the verifier's public key, from the pairing."""
-        self._identity, self._pinned = identity, pinned
+        self._identity, self._pinned, self._pace = identity, pinned, pace
         self._dh, self._kem = X25519PrivateKey.generate(), MLKEM768PrivateKey.generate()
         self._said = _Transcript()
 
@@ -164,15 +187,17 @@ class Initiator:
         whole = _Finish(self._identity.public, signature, bound, payload)
         sealed = _seal(secrets.finish, msgspec.msgpack.encode(whole), said)
         up, down = secrets.traffic(self._said.mix(sealed))
-        return sealed, Channel(Sender(up, UP, now), Receiver(down, DOWN), self._pinned)
+        return sealed, Channel(self._pace.sender(up, UP, now), Receiver(down, DOWN), self._pinned)
 
 
 class Responder:
     """The verifier's side: `accept`, then `finished`, once each."""
 
-    def __init__(self, identity: Identity, known: Callable[[bytes], bool]) -> None:
+    def __init__(
+        self, identity: Identity, known: Callable[[bytes], bool], pace: Pace = PACE
+    ) -> None:
         """`known`: whether a device of this public key was paired, and not revoked."""
-        self._identity, self._known = identity, known
+        self._identity, self._known, self._pace = identity, known, pace
         self._said = _Transcript()
         self._secrets: Secrets | None = None
 
@@ -211,7 +236,7 @@ class Responder:
         if not self._known(whole.identity):
             raise _untrusted(f"{fingerprint(whole.identity)} was not paired, or was revoked")
         up, down = secrets.traffic(self._said.mix(finish))
-        channel = Channel(Sender(down, DOWN, now), Receiver(up, UP), whole.identity)
+        channel = Channel(self._pace.sender(down, DOWN, now), Receiver(up, UP), whole.identity)
         return binding, whole.payload, channel
 
 

@@ -27,14 +27,18 @@ from outrider.protocol.constraint import KINDS, MAX_BYTES, Constraint
 from outrider.protocol.messages import (
     SLOT_CLASSES,
     VERSION,
+    Accept,
     ChoiceOpen,
     Close,
     CloseReason,
     Commit,
     Down,
     EnergyKind,
+    Finish,
     Finished,
+    Frame,
     Heartbeat,
+    Hello,
     Hint,
     ModelDescription,
     Open,
@@ -58,11 +62,15 @@ MAX_TOKENIZER = 64 << 20
 """Bytes of a tokenizer.json."""
 MAX_HEARTBEAT_MS = 600_000
 MIN_OPEN = 1024
+CHECK = 32
+"""Bytes of the hash that a checked commit carries behind the others."""
 OLDEST_VERSION = max(1, VERSION - 1)
 """The version before this one is read."""
 
 _E = TypeVar("_E", Reason, CloseReason, EnergyKind)
 
+_CHECKED = b"\x01"
+"""Before a check: what it is, and no commit of another class has that size."""
 _HINT_HEAD = struct.Struct("<IIIBB")
 _COMMIT_HEAD = struct.Struct("<IIIHBBBBB")
 
@@ -155,7 +163,10 @@ def pack_commit(commit: Commit, slots: int, top_logprobs: int | None) -> bytes:
         if len(found) != len(commit.tokens):
             raise LocalProtocolError("a commit has logprobs for some of its tokens")
         body += b"".join(logprob_rows.pack(item, top_logprobs, "f") for item in found)
-    return body.ljust(commit_size(slots, top_logprobs), b"\0")
+    if len(commit.check) not in (0, CHECK):
+        raise LocalProtocolError(f"a commit's check has {len(commit.check)} bytes")
+    mark = _CHECKED if commit.check else b""
+    return body.ljust(commit_size(slots, top_logprobs), b"\0") + mark + commit.check
 
 
 _UNKNOWN = TokenLogprobs(math.nan, ())
@@ -163,8 +174,11 @@ _UNKNOWN = TokenLogprobs(math.nan, ())
 
 
 def unpack_commit(data: bytes, slots: int, top_logprobs: int | None) -> Commit:
-    if len(data) != commit_size(slots, top_logprobs):
+    size = commit_size(slots, top_logprobs)
+    if len(data) not in (size, size + 1 + CHECK):
         raise _bad(f"a commit has {len(data)} bytes, its class another size")
+    if data[size : size + 1] not in (b"", _CHECKED):
+        raise _bad("a commit's check is of a kind that this version does not know")
     fence, position, step_us, rows, choice, count, hint_rows, from_hints, wish = (
         _COMMIT_HEAD.unpack_from(data)
     )
@@ -173,7 +187,17 @@ def unpack_commit(data: bytes, slots: int, top_logprobs: int | None) -> Commit:
     tokens = struct.unpack_from(f"<{count}I", data, _COMMIT_HEAD.size)
     found = None if top_logprobs is None else _unpack_logprobs(data, slots, count, top_logprobs)
     return Commit(
-        fence, choice, position, tokens, hint_rows, from_hints, wish, rows, step_us, found
+        fence,
+        choice,
+        position,
+        tokens,
+        hint_rows,
+        from_hints,
+        wish,
+        rows,
+        step_us,
+        found,
+        data[size + 1 :],
     )
 
 
@@ -216,6 +240,12 @@ def _encode_up(message: Up, slots: int) -> bytes:
             return serialized(pb.Up(close=pb.Close(reason=int(message.reason))))
         case Heartbeat():
             return serialized(pb.Up(heartbeat=_beat_to_wire(message)))
+        case Hello():
+            return serialized(pb.Up(hello=message.data))
+        case Finish():
+            return serialized(pb.Up(finish=message.data))
+        case Frame():
+            return serialized(pb.Up(frame=message.data))
 
 
 def decode_up(data: bytes, slots: int) -> Up:
@@ -230,6 +260,12 @@ def decode_up(data: bytes, slots: int) -> Up:
             return Close(_enum(CloseReason, wire.close.reason))
         case "heartbeat":
             return Heartbeat(wire.heartbeat.sent_us, wire.heartbeat.echo_us)
+        case "hello":
+            return Hello(wire.hello)
+        case "finish":
+            return Finish(wire.finish)
+        case "frame":
+            return Frame(wire.frame)
         case _:
             raise _bad("a message of a kind that this version does not know")
 
@@ -425,6 +461,10 @@ def _encode_down(message: Down, slots: int, top_logprobs: int | None) -> bytes:
             return serialized(pb.Down(finished=_finished_to_wire(message)))
         case Heartbeat():
             return serialized(pb.Down(heartbeat=_beat_to_wire(message)))
+        case Accept():
+            return serialized(pb.Down(accept=message.data))
+        case Frame():
+            return serialized(pb.Down(frame=message.data))
 
 
 def decode_down(data: bytes, slots: int, top_logprobs: int | None) -> Down:
@@ -438,6 +478,10 @@ def decode_down(data: bytes, slots: int, top_logprobs: int | None) -> Down:
             return _finished_from_wire(wire.finished)
         case "heartbeat":
             return Heartbeat(wire.heartbeat.sent_us, wire.heartbeat.echo_us)
+        case "accept":
+            return Accept(wire.accept)
+        case "frame":
+            return Frame(wire.frame)
         case _:
             raise _bad("a message of a kind that this version does not know")
 
@@ -574,6 +618,7 @@ def _model_to_wire(model: ModelDescription) -> pb.ModelDescription:
         bos=model.bos,
         eos=model.eos,
         masks=model.masks,
+        attestation=model.attestation,
     )
 
 
@@ -598,6 +643,7 @@ def _model_from_wire(wire: pb.ModelDescription) -> ModelDescription:
         bos=wire.bos,
         eos=wire.eos,
         masks=wire.masks,
+        attestation=wire.attestation or "none",
     )
 
 
@@ -614,6 +660,7 @@ def _check_model(wire: pb.ModelDescription) -> None:
         wire.bos,
         wire.eos,
         wire.masks,
+        wire.attestation,
     )
     sound = (
         max(map(len, names)) <= MAX_NAME

@@ -115,6 +115,8 @@ class Commit:
     rows: int = 0
     step_us: int = 0
     logprobs: tuple[TokenLogprobs, ...] | None = None
+    check: bytes = b""
+    """On a sealed stream, in every 16th commit: what was committed so far, as a hash."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,8 +149,39 @@ class Heartbeat:
     echo_us: int = 0
 
 
-Up = Open | Hint | Close | Heartbeat
-Down = Opened | Commit | Finished | Heartbeat
+# --- the sealed channel: what the bytes hold say privacy/handshake.py and privacy/frames.py ------
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """Edge: this stream is to be sealed."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Accept:
+    """Cloud: who answers, and that it can be."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """Edge: who asks, for what, and the open; all of it sealed."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """Either side: any other message, sealed."""
+
+    data: bytes
+
+
+Up = Open | Hint | Close | Heartbeat | Hello | Finish | Frame
+Down = Opened | Commit | Finished | Heartbeat | Accept | Frame
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +207,8 @@ class ModelDescription:
     tokenizer_json: bytes = b""
     masks: str = ""
     """Name and version of what computes the masks of constraints; empty: none are taken."""
+    attestation: str = "none"
+    """What it says that it can prove of the machine it runs on."""
 
     def class_of(self, constraint: Constraint | None) -> str:
         """The numeric class of a session with this constraint, or with none."""

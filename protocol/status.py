@@ -43,6 +43,11 @@ class CloudStatus(msgspec.Struct, frozen=True):
     down_bytes_per_s: float | None = None
     loss: float | None = None
     """Of segments."""
+    channel: Literal["plain", "sealed"] = "plain"
+    """Whether sessions are sealed inside TLS."""
+    attestation: str = "none"
+    """What is proven of the machine that it runs on: nothing (none), or what it says of it could
+    not be checked (unverified)."""
 
 
 class ScoreStatus(msgspec.Struct, frozen=True):

@@ -57,6 +57,9 @@ def cloud(
     tls_key: Path | None = None,
     client_ca: Path | None = None,
     api_keys: Path | None = None,
+    channel: Literal["auto", "required"] = CLOUD.channel,
+    channel_identity: Path | None = None,
+    channel_devices: Path | None = None,
     runtime_dir: Path | None = None,
     ready_file: Path | None = None,
     log_file: Path | None = None,
@@ -96,6 +99,9 @@ def cloud(
         tls_key: Its key.
         client_ca: Devices must show a certificate of this authority.
         api_keys: File of NAME KEY lines; devices must send one of the keys.
+        channel: required refuses sessions that are not sealed inside TLS.
+        channel_identity: The cloud's own key (Ed25519, PEM), which devices pin.
+        channel_devices: File of NAME HEX lines: public keys of devices that may seal sessions.
         runtime_dir: Where the events socket lies.
         ready_file: Written as JSON with the address once the cloud serves.
         log_file: Structured log, JSON lines.
@@ -130,6 +136,9 @@ def cloud(
         tls_key=tls_key,
         client_ca=client_ca,
         api_keys=api_keys,
+        channel=channel,
+        channel_identity=channel_identity,
+        channel_devices=channel_devices,
         runtime_dir=runtime_dir,
         ready_file=ready_file,
         log_file=log_file,
@@ -151,6 +160,10 @@ def edge(
     cloud_ca: Path | None = None,
     cloud_cert: Path | None = None,
     cloud_key: Path | None = None,
+    channel: Literal["auto", "on", "off"] = EDGE.channel,
+    channel_identity: Path | None = None,
+    channel_pin: str = EDGE.channel_pin,
+    channel_router_key: Path | None = None,
     split: str = EDGE.split,
     workers: str = "",
     workers_ca: Path | None = None,
@@ -192,6 +205,12 @@ def edge(
         cloud_ca: TLS to the clouds, checked against this authority (PEM).
         cloud_cert: The device's own certificate.
         cloud_key: Its key.
+        channel: Seals sessions inside TLS, where TLS ends before the cloud: auto does so to
+            clouds whose key is pinned, on uses no others.
+        channel_identity: The device's own key (Ed25519, PEM).
+        channel_pin: The cloud's public key: 64 hexadecimal digits, or a file of them.
+        channel_router_key: File of 64 hexadecimal digits, shared with a router that may see
+            which sealed prompts begin alike.
         split: [NAME=]PATH of a target whose layers lie on workers; this device commits it.
         workers: HOST:PORT,... of the devices that hold them (outrider worker); mdns adds
             those that announce themselves, join those that register.
@@ -236,6 +255,10 @@ def edge(
         cloud_ca=cloud_ca,
         cloud_cert=cloud_cert,
         cloud_key=cloud_key,
+        channel=channel,
+        channel_identity=channel_identity,
+        channel_pin=channel_pin,
+        channel_router_key=channel_router_key,
         cloud_api_key=os.environ.get("OUTRIDER_CLOUD_API_KEY", ""),
         split=split,
         workers=_addresses(workers),

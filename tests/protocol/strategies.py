@@ -9,14 +9,18 @@ from hypothesis import strategies as st
 
 from outrider.protocol.constraint import Constraint
 from outrider.protocol.messages import (
+    Accept,
     ChoiceOpen,
     Close,
     CloseReason,
     Commit,
     Down,
     EnergyKind,
+    Finish,
     Finished,
+    Frame,
     Heartbeat,
+    Hello,
     Hint,
     ModelDescription,
     Open,
@@ -31,6 +35,7 @@ U16 = st.integers(0, 2**16 - 1)
 U32 = st.integers(0, 2**32 - 1)
 U64 = st.integers(0, 2**64 - 1)
 FENCES = st.integers(1, 2**32 - 1)
+SEALED = st.binary(max_size=60)
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 IDS = st.lists(U32, max_size=40).map(tuple)
 
@@ -89,6 +94,7 @@ def up(slots: int) -> st.SearchStrategy[Up]:
         hints(slots),
         st.builds(Close, st.sampled_from(CloseReason)),
         st.builds(Heartbeat, U64, U64),
+        st.one_of(*(st.builds(kind, SEALED) for kind in (Hello, Finish, Frame))),
     )
 
 
@@ -120,6 +126,7 @@ def commits(draw: st.DrawFn, slots: int, top_logprobs: int | None) -> Commit:
         rows=draw(U16),
         step_us=draw(U32),
         logprobs=found,
+        check=draw(st.just(b"") | st.binary(min_size=32, max_size=32)),
     )
 
 
@@ -152,7 +159,9 @@ FINISHED: st.SearchStrategy[Finished] = st.builds(
 
 
 def down(slots: int, top_logprobs: int | None) -> st.SearchStrategy[Down]:
-    return st.one_of(OPENED, commits(slots, top_logprobs), FINISHED, st.builds(Heartbeat, U64, U64))
+    beats = st.builds(Heartbeat, U64, U64)
+    sealed = st.builds(Accept, SEALED) | st.builds(Frame, SEALED)
+    return st.one_of(OPENED, commits(slots, top_logprobs), FINISHED, beats, sealed)
 
 
 def _description(**fields: Any) -> st.SearchStrategy[ModelDescription]:
@@ -161,6 +170,7 @@ def _description(**fields: Any) -> st.SearchStrategy[ModelDescription]:
 
 MODELS = _description(
     masks=NAMES,
+    attestation=st.just("none") | NAMES.filter(bool),
     name=NAMES,
     model_digest=NAMES,
     vocabulary_digest=NAMES,

@@ -85,10 +85,12 @@ def test_hints_and_commits_of_a_class_have_one_size(
     other = data.draw(strategies.hints(slots))
     assert len(codec.encode_up(other, slots)) == len(codec.encode_up(hint, slots))
     assert len(codec.pack_hint(other, slots)) == 14 + 4 * slots
-    more = data.draw(strategies.commits(slots, top))
+    drawn = data.draw(strategies.commits(slots, top))
+    more, checked = replace(drawn, check=b""), replace(drawn, check=bytes(32))
     assert len(codec.encode_down(more, slots, top)) == len(codec.encode_down(commit, slots, top))
     each = 4 if top is None else 4 + 4 + 8 * top
     assert len(codec.pack_commit(more, slots, top)) == 19 + each * slots
+    assert len(codec.pack_commit(checked, slots, top)) == 19 + each * slots + 33
 
 
 def open_size(message: Open) -> int:

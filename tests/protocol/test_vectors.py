@@ -15,6 +15,7 @@ from outrider.errors import OutriderError, by_code
 from outrider.protocol import codec
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+SEALED_UP, SEALED_DOWN = ("Hello", "Finish", "Frame"), ("Accept", "Frame")
 VECTORS: dict[str, Any] = json.loads((ROOT / "tests" / "vectors" / "wire.json").read_text())
 
 
@@ -61,8 +62,9 @@ def test_malformed_bytes_are_refused(case: dict[str, Any]) -> None:
 
 def test_the_vectors_cover_every_message() -> None:
     kinds = {(case["way"], case["message"]["kind"]) for case in VECTORS["messages"]}
-    up = {("up", kind) for kind in ("Open", "Hint", "Close", "Heartbeat")}
-    assert kinds == up | {("down", kind) for kind in ("Opened", "Commit", "Finished", "Heartbeat")}
+    up = {("up", kind) for kind in ("Open", "Hint", "Close", "Heartbeat", *SEALED_UP)}
+    plain = ("Opened", "Commit", "Finished", "Heartbeat")
+    assert kinds == up | {("down", kind) for kind in (*plain, *SEALED_DOWN)}
 
 
 def test_vectors_are_what_the_code_gives() -> None:
