@@ -55,7 +55,7 @@ def test_errors_keep_their_class_across_the_border() -> None:
             await process.open()
         with pytest.raises(InvalidRequest, match="0 to 256") as found:
             await process.extend([Span(slots[0], 0, (999,))])
-        assert found.value.param == ""
+        assert found.value.param == "prompt"
         with pytest.raises(LocalProtocolError):
             await process.close(7)
         [picked] = await process.extend([Span(slots[0], 0, PROMPT, 4)])

@@ -128,8 +128,9 @@ async def tell(running):
             request="", what="placement", old="a=0:6", new="b=0:6", reason="a was lost"))
         running.publish(events.Lag(p50_ms=0, p99_ms=0))
         await asyncio.sleep(0.02)
-async def start(options, stack, start=main.start):
-    running = await start(options, stack)
+async def start(*arguments, begin=main.start):
+    running = await begin(*arguments)
+    stack = arguments[1]
     stack.callback(asyncio.create_task(tell(running)).cancel)
     return running
 main.start = start

@@ -173,11 +173,12 @@ def test_journals_that_can_not_be_taken_up_are_named_and_a_newer_one_is_kept(
 ) -> None:
     import msgspec
 
+    from outrider.edge.journal import FORMAT
     from tests.edge.test_journal import framed
 
     folder = tmp_path / "journals"
     folder.mkdir()
-    (folder / "newer.journal").write_bytes(framed(msgspec.msgpack.encode(["open", 2, {}])))
+    (folder / "newer.journal").write_bytes(framed(msgspec.msgpack.encode(["open", FORMAT + 1, {}])))
     (folder / "torn.journal").write_bytes(b"outrider journal\n\x05\0\0")
     (folder / "half.journal.new").write_bytes(b"outrider journal\n")
 

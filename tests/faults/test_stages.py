@@ -52,6 +52,8 @@ class Devices:
             *("--threads", "1", "--engine", "torch", "--memory", memory),
             *("--ready-file", str(ready)),
         )
+        if name in self.supervisor.names:
+            await self.supervisor[name].wait()
         await self.supervisor.start(ChildSpec(name, command, ready=ReadyFile(ready)))
         return self.address(name)
 
