@@ -6,16 +6,18 @@ allow is checked once more where it counts.
 
 from __future__ import annotations
 
+import asyncio
+import ssl
 from collections.abc import Sequence
 from pathlib import Path
 
 import grpc
 import grpc.aio
 
-from outrider.errors import ConfigError, PortInUse
+from outrider.errors import CloudUnreachable, ConfigError, PortInUse
 from outrider.options import Address
 
-ChannelOptions = Sequence[tuple[str, int]]
+ChannelOptions = Sequence[tuple[str, int | str]]
 
 
 def bind(
@@ -107,3 +109,26 @@ def read_pem(path: Path | None, flag: str) -> bytes:
             effect="nothing was started or called",
             todo="check that the file is there, and that this user may read it",
         ) from None
+
+
+async def shown(address: Address, deadline_s: float) -> bytes:
+    """The certificate (DER) that is shown at an address. Nothing says yet that it is genuine:
+    the caller has to prove it by other means, as a pairing does. Raises CloudUnreachable."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.set_alpn_protocols(["h2"])
+    try:
+        async with asyncio.timeout(deadline_s):
+            _, writer = await asyncio.open_connection(address.host, address.port, ssl=context)
+    except (OSError, TimeoutError) as error:
+        raise CloudUnreachable(
+            f"nothing that speaks TLS answers at {address}",
+            why=getattr(error, "strerror", None) or f"no answer within {deadline_s:g} s",
+            effect="nothing was sent",
+            todo="check the address, and that it waits there",
+        ) from None
+    try:
+        found = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+    finally:
+        writer.close()
+    return bytes(found)
