@@ -113,8 +113,35 @@ def seal_into(
 
 def open_all(key: bytes, context: bytes, sealed: bytes | bytearray | memoryview) -> bytearray:
     """What an object holds, all of it proven. Raises SealBroken."""
-    view = memoryview(sealed).cast("B")
-    return Reader(key, context, lambda start, stop: bytes(view[start:stop]), len(view)).all(view)
+    out = bytearray(opened_size(memoryview(sealed).nbytes))
+    open_into(key, context, sealed, memoryview(out))
+    return out
+
+
+def open_into(
+    key: bytes, context: bytes, sealed: bytes | bytearray | memoryview, out: memoryview
+) -> None:
+    """Open into `out`, of `opened_size` bytes; it holds zeros again when anything is wrong.
+
+    Nobody else may read `out` meanwhile: what stands there is proven only at the end. Raises
+    SealBroken.
+    """
+    source = memoryview(sealed).cast("B")
+    if len(out) != opened_size(len(source)):
+        raise ValueError("the room does not have the opened object's size")
+    own = ObjectKey.derive(key, bytes(source[:SALT]), context)
+    if not hmac.compare_digest(source[SALT:HEAD], own.commitment):
+        raise _foreign()
+    decrypt, base = own.cipher.decrypt_into, own.base
+    at = chunk = 0
+    try:
+        for chunk in range(len(out) // CHUNK + 1):
+            room = out[chunk * CHUNK : (chunk + 1) * CHUNK]
+            start, at = HEAD + at, at + len(room) + TAG
+            decrypt((base ^ chunk).to_bytes(NONCE, "big"), source[start : HEAD + at], None, room)
+    except InvalidTag:
+        out[:] = bytes(len(out))
+        raise _changed(chunk) from None
 
 
 class Reader:
@@ -130,7 +157,7 @@ class Reader:
         head = read_at(0, HEAD)
         self._key = ObjectKey.derive(key, head[:SALT], context)
         if not hmac.compare_digest(head[SALT:], self._key.commitment):
-            raise _broken("it was sealed under another key, or as another object")
+            raise _foreign()
         self._last = self.size // CHUNK
         wipe(self._chunk(self._last))
 
@@ -152,19 +179,6 @@ class Reader:
             low, high = max(start, first), min(stop, first + len(opened))
             out[low - start : high - start] = opened[low - first : high - first]
             wipe(opened)
-
-    def all(self, sealed: memoryview) -> bytearray:
-        """Everything, opened straight from a buffer that holds the whole object."""
-        out = bytearray(self.size)
-        scratch = memoryview(out)
-        try:
-            for chunk in range(self._last + 1):
-                piece = sealed[self._at(chunk) : self._at(chunk) + self._bytes(chunk) + TAG]
-                self._open(chunk, piece, scratch[chunk * CHUNK :][: self._bytes(chunk)])
-        except SealBroken:
-            wipe(out)
-            raise
-        return out
 
     def chunks(self) -> Iterator[bytearray]:
         """In order, each proven before it is given; the caller wipes what it must not keep."""
@@ -188,7 +202,7 @@ class Reader:
         try:
             self._key.cipher.decrypt_into(self._key.nonce(chunk), sealed, None, into)
         except InvalidTag:
-            raise _broken(f"chunk {chunk} was changed") from None
+            raise _changed(chunk) from None
 
     def _bytes(self, chunk: int) -> int:
         return CHUNK if chunk < self._last else self.size % CHUNK
@@ -201,6 +215,14 @@ class Reader:
 def wipe(buffer: bytearray) -> None:
     """Zeros over what must not stay. Best effort: copies that libraries made are beyond reach."""
     buffer[:] = bytes(len(buffer))
+
+
+def _foreign() -> SealBroken:
+    return _broken("it was sealed under another key, or as another object")
+
+
+def _changed(chunk: int) -> SealBroken:
+    return _broken(f"chunk {chunk} was changed")
 
 
 def _broken(why: str) -> SealBroken:
