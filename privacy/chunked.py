@@ -103,12 +103,12 @@ def seal_into(
     own = ObjectKey.derive(key, salt, context)
     out[:HEAD] = salt + own.commitment
     encrypt, base = own.cipher.encrypt_into, own.base
-    at = HEAD
+    at, to = 0, HEAD
+    # A slice that reaches past the end is the short last chunk.
     for chunk in range(len(source) // CHUNK + 1):
-        piece = source[chunk * CHUNK : (chunk + 1) * CHUNK]
-        stop = at + len(piece) + TAG
-        encrypt((base ^ chunk).to_bytes(NONCE, "big"), piece, None, out[at:stop])
-        at = stop
+        nonce = (base ^ chunk).to_bytes(NONCE, "big")
+        encrypt(nonce, source[at : at + CHUNK], None, out[to : to + STEP])
+        at, to = at + CHUNK, to + STEP
 
 
 def open_all(key: bytes, context: bytes, sealed: bytes | bytearray | memoryview) -> bytearray:
@@ -133,12 +133,12 @@ def open_into(
     if not hmac.compare_digest(source[SALT:HEAD], own.commitment):
         raise _foreign()
     decrypt, base = own.cipher.decrypt_into, own.base
-    at = chunk = 0
+    at, to, chunk = HEAD, 0, 0
     try:
         for chunk in range(len(out) // CHUNK + 1):
-            room = out[chunk * CHUNK : (chunk + 1) * CHUNK]
-            start, at = HEAD + at, at + len(room) + TAG
-            decrypt((base ^ chunk).to_bytes(NONCE, "big"), source[start : HEAD + at], None, room)
+            nonce = (base ^ chunk).to_bytes(NONCE, "big")
+            decrypt(nonce, source[at : at + STEP], None, out[to : to + CHUNK])
+            at, to = at + STEP, to + CHUNK
     except InvalidTag:
         out[:] = bytes(len(out))
         raise _changed(chunk) from None
