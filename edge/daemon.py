@@ -19,7 +19,7 @@ from outrider.edge import journal as journals
 from outrider.edge.channel import attested
 from outrider.edge.drafter import Drafter
 from outrider.edge.fanout import Fanout
-from outrider.edge.journal import DiskJournal, Journal, MemoryJournal, Plain
+from outrider.edge.journal import DiskJournal, Journal, MemoryJournal, PlainSeals, Seal, Seals
 from outrider.edge.link import Figures, Link, Peer
 from outrider.edge.placement import Alone, Governor, drawn
 from outrider.edge.power import PowerWatch
@@ -36,6 +36,7 @@ from outrider.errors import (
     NotFound,
     OutriderError,
     Overloaded,
+    SealError,
     UnsupportedParameter,
 )
 from outrider.lag import LoopLag
@@ -129,6 +130,8 @@ class Daemon:
     """Models of this device, for the status."""
     energy: Accountant = field(default_factory=Accountant)
     power: PowerWatch | None = None
+    seals: Seals = field(default_factory=PlainSeals)
+    """Of disk journals."""
     clock: Callable[[], float] = time.monotonic
     listen: str = ""
     started_at: float = field(default_factory=time.monotonic)
@@ -648,7 +651,8 @@ class Daemon:
             # A record on disk could be taken up by a daemon that shares more.
             return MemoryJournal()
         try:
-            return DiskJournal(self.options.journal_dir / f"{job.id}{suffix}", Plain())
+            path = self.options.journal_dir / f"{job.id}{suffix}"
+            return DiskJournal(path, self.seals.new(path))
         except JournalError as error:
             self.fanout.publish(events.Trouble(code=error.code, what=error.what))
             return MemoryJournal()
@@ -665,19 +669,21 @@ class Daemon:
 
     async def _restore(self, path: Path) -> None:
         try:
-            left = Left.read(list(journals.read(path, Plain())))
-        except (JournalError, OSError) as error:
-            what = error.what if isinstance(error, JournalError) else f"{path.name} can not be read"
+            seal = self.seals.of(path)
+            left = Left.read(list(journals.read(path, seal)))
+        except (JournalError, SealError, OSError) as error:
+            what = _untaken(path, error)
             self.fanout.publish(events.Trouble(code="journal", what=what))
             return
         if left is None or left.forked:
             what = f"{path.name} holds no request that could be taken up"
             self.fanout.publish(events.Trouble(code="journal", what=what))
             path.unlink(missing_ok=True)
+            seal.forget()
             return
-        await self._take_up(path, left)
+        await self._take_up(path, left, seal)
 
-    async def _take_up(self, path: Path, left: Left) -> None:
+    async def _take_up(self, path: Path, left: Left, seal: Seal) -> None:
         """Go on with a request, once a cloud serves its model; its file stays until then."""
         while (served := self.link.served(left.opened.model)) is None:
             await self.link.find_one(left.opened.model)
@@ -686,6 +692,7 @@ class Daemon:
         ride.numeric_class = left.numeric_class
         ride.restore(left.committed, left.fence)
         self._replace(path, ride.journal)
+        seal.forget()
         self._launch(ride)
 
     def _replace(self, path: Path, journal: Journal) -> None:
@@ -850,6 +857,13 @@ class Left:
             numeric_class=self.numeric_class,
             constraint=opened.constraint,
         )
+
+
+def _untaken(path: Path, error: Exception) -> str:
+    """Why a journal is not taken up; the file stays."""
+    if isinstance(error, SealError):
+        return f"{path.name}: {error.what}; {error.why}"
+    return error.what if isinstance(error, JournalError) else f"{path.name} can not be read"
 
 
 async def _check_constraint(job: Job) -> None:

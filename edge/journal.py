@@ -86,7 +86,23 @@ class Seal(Protocol):
     def seal(self, number: int, data: bytes) -> bytes: ...
 
     def open(self, number: int, data: bytes) -> bytes:
-        """Raises JournalError when it was changed."""
+        """Raises JournalError for what is torn, SealBroken for what was changed."""
+        ...
+
+    def forget(self) -> None:
+        """The journal is done, and its file removed."""
+        ...
+
+
+class Seals(Protocol):
+    """Makes the seal of each journal."""
+
+    def new(self, path: Path) -> Seal:
+        """Of one that begins there. Raises JournalError when none can be had."""
+        ...
+
+    def of(self, path: Path) -> Seal:
+        """Of one that lies there. Raises SealBroken, OSError."""
         ...
 
 
@@ -98,6 +114,19 @@ class Plain:
 
     def open(self, number: int, data: bytes) -> bytes:
         return data
+
+    def forget(self) -> None:
+        return
+
+
+class PlainSeals:
+    """Of a device without a vault."""
+
+    def new(self, path: Path) -> Seal:
+        return Plain()
+
+    def of(self, path: Path) -> Seal:
+        return Plain()
 
 
 class Journal(Protocol):
@@ -178,6 +207,7 @@ class DiskJournal:
             os.close(self._descriptor)
             if outcome == "done":
                 self.path.unlink(missing_ok=True)
+                self._seal.forget()
         except OSError as error:
             raise _unkept(error) from None
 
@@ -194,7 +224,8 @@ def _unkept(error: OSError) -> JournalError:
 def read(path: Path, seal: Seal) -> Iterator[Record]:
     """The records of a journal up to the first that is torn or changed.
 
-    Raises JournalError for a file of a newer format, or none at all.
+    Raises JournalError for a file of a newer format, or none at all; SealBroken for a sealed one
+    that was changed.
     """
     data = path.read_bytes()
     if not data.startswith(_MAGIC):

@@ -33,6 +33,8 @@ from outrider.edge.gauge import Teller
 from outrider.edge.link import Link
 from outrider.edge.local import LocalCommitter
 from outrider.edge.power import PowerWatch, accountant
+from outrider.edge.redacting import Redacting
+from outrider.edge.seals import seals
 from outrider.edge.swap import Make, Seat, Swap
 from outrider.engine import EngineInfo, EngineSpec
 from outrider.engines import registry
@@ -42,6 +44,7 @@ from outrider.models.kept import Kept
 from outrider.models.source import locate
 from outrider.options import EdgeOptions, NamedModel
 from outrider.partitioner.power.account import Accountant
+from outrider.privacy.redact import Rules
 from outrider.protocol import events
 from outrider.protocol.messages import ModelDescription
 from outrider.worker import EngineThread
@@ -65,7 +68,7 @@ async def start(options: EdgeOptions, stack: AsyncExitStack, log: Log | None = N
     """Load, bind and serve; everything ends with the stack. Raises ConfigError, ModelError."""
     directory = options.runtime_dir or paths.runtime_dir()
     given, options = options, _with_places(options)
-    settings = _settings(options)
+    settings, sealed = _settings(options), seals(options)
     fanout = Fanout(logs.bus(directory, f"edge-{os.getpid()}", log or Log()))
     stack.callback(fanout.close)
     lag = LoopLag()
@@ -83,11 +86,12 @@ async def start(options: EdgeOptions, stack: AsyncExitStack, log: Log | None = N
     swap.daemon, daemon.loaded = daemon, swap.loaded
     if waits:
         daemon.small_at_first = partial(_first, options, ends, fanout.publish, energy)
+    daemon.seals = sealed
     power.busy = lag.busy = lambda: bool(daemon.running)
     stack.push_async_callback(daemon.close)
     server = ApiServer(
         build_api(
-            daemon,
+            Redacting(daemon, lambda: Rules.parse(daemon.options.redact)),
             replace(settings, hosts_now=lambda: daemon.options.allowed_hosts),
             events=fanout,
             ready=daemon.ready,

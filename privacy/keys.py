@@ -30,7 +30,8 @@ _MOST = 1 << 16
 class Keys(Protocol):
     """Secrets by name."""
 
-    kind: Kind
+    @property
+    def kind(self) -> Kind: ...
 
     def get(self, name: str) -> bytes | None:
         """None where there is none. Raises SealError for one that must not be used."""
@@ -49,7 +50,7 @@ class Keys(Protocol):
 class MemoryKeys:
     """Gone with the process."""
 
-    secrets: dict[str, bytes] = field(default_factory=dict)
+    secrets: dict[str, bytes] = field(default_factory=dict, repr=False)
     kind: Kind = "memory"
 
     def get(self, name: str) -> bytes | None:

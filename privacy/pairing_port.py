@@ -61,7 +61,7 @@ class Port:
         self._tls = der(leaf.pem)
         self.done = asyncio.get_running_loop().create_future()
         server = grpc.aio.server(options=OPTIONS)
-        method = grpc.stream_stream_rpc_method_handler(self._pair)
+        method: Any = grpc.stream_stream_rpc_method_handler(self._pair)
         service, name = METHOD[1:].split("/")
         handler = grpc.method_handlers_generic_handler(service, {name: method})
         server.add_generic_rpc_handlers((handler,))
@@ -149,7 +149,7 @@ async def _talk(channel: grpc.aio.Channel, joiner: Joiner) -> Paired:
     call = method()
     try:
         await call.write(joiner.hello())
-        said = joiner.welcome(await _read(call))
+        said: bytes | Paired = joiner.welcome(await _read(call))
         while not isinstance(said, Paired):
             await call.write(said)
             said = joiner.turn(await _read(call))

@@ -7,6 +7,7 @@ import time
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 
+import msgspec
 import pytest
 from cryptography import x509
 
@@ -49,7 +50,7 @@ def inviter(code: str = CODE, tls: bytes = b"tls") -> Inviter:
 
 
 def talk(device: Joiner, cloud: Inviter) -> Paired:
-    said = device.welcome(cloud.hello(device.hello()))
+    said: bytes | Paired = device.welcome(cloud.hello(device.hello()))
     while not isinstance(said, Paired):
         said = device.turn(cloud.turn(said, issue))
     return said
@@ -124,7 +125,7 @@ def test_a_commitment_can_not_be_sent_back() -> None:
     device = joiner("0" * DIGITS)
     said = device.welcome(cloud.hello(device.hello()))
     theirs = pairing._read(cloud.turn(said, issue), pairing.Turn)
-    reflected = pairing.msgspec.msgpack.encode(pairing.Turn(theirs.commit, theirs.commit))
+    reflected = msgspec.msgpack.encode(pairing.Turn(theirs.commit, theirs.commit))
     with pytest.raises(PeerUntrusted):
         cloud.turn(reflected, issue)
 
