@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from outrider.partitioner.signals import Share
+from outrider.privacy.redact import Rules
 from outrider.protocol.constraint import Constraint
 from outrider.protocol.sampling import SamplingParams
 from outrider.protocol.status import (
@@ -68,6 +69,8 @@ class GenerateRequest:
     """What may leave the device; None: the daemon's setting."""
     small_allowed: bool = False
     """The small model's own answer will do, so that `auto` may choose `edge`."""
+    redact: Rules = field(default_factory=Rules)
+    """What is taken out of the prompt before it leaves, beside what the daemon takes out."""
     linger_s: float = 0.0
     """Seconds for which the answer goes on after its last reader left."""
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from outrider.errors import ConfigError
+from outrider.errors import ConfigError, InvalidRequest
 
 CLOUD_PORT = 11712
 EDGE_PORT = 11711
@@ -250,6 +250,20 @@ def check_workers(workers: Sequence[Address], authority: Path | None) -> None:
         )
 
 
+def check_redact(words: Sequence[str]) -> None:
+    """Raises ConfigError for what can not be looked for."""
+    if not words:
+        return
+    from outrider.privacy.redact import Rules
+
+    try:
+        Rules.parse(words, "--redact")
+    except InvalidRequest as refused:
+        raise ConfigError(
+            refused.what, why=refused.why, effect="the edge was not started"
+        ) from None
+
+
 def parse_trigger(text: str) -> tuple[Literal["auto", "free", "wait"], float]:
     """(mode, milliseconds). Raises ConfigError."""
     if text == "auto":
@@ -380,6 +394,9 @@ class EdgeOptions:
     share: Literal["tokens", "hidden", "nothing"] = "tokens"
     """What may leave the device: token ids, hidden states alone, or nothing at all; a request may
     keep back more, not less."""
+    redact: tuple[str, ...] = ()
+    """What is taken out of prompts before they leave, and put back into answers: email, key, card,
+    iban, phone, all, or NAME=PATTERN; a request may add to it."""
     fallback: Literal["wait", "local", "error"] = "local"
     """What an answer does when the cloud is away: wait, go on with the draft model, or fail."""
     patience_s: float = 10.0
@@ -431,6 +448,7 @@ class EdgeOptions:
             )
         if self.watt_cap is not None:
             _positive("--watt-cap", self.watt_cap)
+        check_redact(self.redact)
         check_workers(self.workers, self.workers_ca)
         flags = any(each is not None for each in (self.join_keys, self.join_cert, self.join_key))
         check_joining(self.joins, self.join_listen, self.join_keys, flags)

@@ -38,6 +38,9 @@ class Started(_Base, frozen=True, tag="started"):
     numeric_class: str
     """Digest of all that can change the last bit of a score."""
     prompt_tokens: int
+    redacted: dict[str, int] | None = None
+    """Values of each kind that were taken out of the prompt and come back in the text; the answer
+    is the target's to the redacted prompt. None: nothing was looked for."""
 
 
 _Bytes = bytes

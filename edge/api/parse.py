@@ -12,6 +12,7 @@ from outrider.edge.api.settings import ApiSettings
 from outrider.edge.api.structure import FIELDS, structure
 from outrider.edge.api.tools import Tools, function_name, tools, turn_calls
 from outrider.edge.service import Fallback, GenerateRequest, Placement, Share
+from outrider.privacy.redact import KINDS, Rules
 from outrider.protocol.constraint import Constraint
 from outrider.protocol.sampling import SamplingParams
 
@@ -20,7 +21,7 @@ MAX_STOPS = 4
 MAX_TOP_LOGPROBS = 20
 MAX_BIASES = 1024
 PLACEMENTS = ("auto", "edge", "cloud", "draft", "split")
-OURS = ("placement", "fallback", "exact", "retract", "share", "small_allowed")
+OURS = ("placement", "fallback", "exact", "retract", "share", "small_allowed", "redact")
 """Fields of `outrider` in a request."""
 
 _COMMON = frozenset(
@@ -204,7 +205,16 @@ def _request(
         retract=ours.flag("retract") or False,
         share=cast(Share | None, ours.choice("share", ("tokens", "hidden", "nothing"))),
         small_allowed=ours.flag("small_allowed") or False,
+        redact=_redact(ours.raw("redact")),
     )
+
+
+def _redact(value: Any) -> Rules:
+    """`all`, a list of kinds and of NAME=PATTERN, or nothing."""
+    words = [value] if isinstance(value, str) else [] if value is None else value
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        raise refuse("outrider.redact", f"a list of {', '.join(KINDS)}, all, or NAME=PATTERN")
+    return Rules.parse([clean(word, "outrider.redact") for word in words], "outrider.redact")
 
 
 def _prediction(value: Any) -> str:

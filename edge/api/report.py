@@ -152,11 +152,21 @@ def provenance(ended: Sequence[Ended], ignored: Sequence[str]) -> dict[str, Any]
         **_energy(ended),
         **_waste(total(one.done.speculation for one in ended)),
     }
+    if any(one.started.redacted is not None for one in ended):
+        block["redacted"] = _redacted(ended)
+        block["answers"] = "the redacted prompt"
     if ignored:
         block["ignored"] = list(ignored)
     if len(ended) > 1:
         block["choices"] = [{"index": one.index, **_choice(one)} for one in ended]
     return block
+
+
+def _redacted(ended: Sequence[Ended]) -> dict[str, int]:
+    """Values taken out by kind; choices of one prompt share them."""
+    by_prompt = {one.source: one.started.redacted or {} for one in ended}
+    kinds = sorted({kind for counts in by_prompt.values() for kind in counts})
+    return {kind: sum(counts.get(kind, 0) for counts in by_prompt.values()) for kind in kinds}
 
 
 def _choice(one: Ended) -> dict[str, Any]:

@@ -60,6 +60,7 @@ VERBS = {
         "Measure this device and its links; recommend hardware for a model.",
     ),
     "sim": ("sim:sim", "Simulate a fleet: SLO, joules and dollars, policy beside policy."),
+    "privacy": ("privacy:privacy", "Attack what would leave the device, and show what came back."),
     "doctor": ("health:doctor", "Check the installation, the engines, the ports and the links."),
     "bench": ("measure:bench", "Run a bench of the source checkout."),
     "version": ("look:version", "Versions of Outrider, Python and the engines."),

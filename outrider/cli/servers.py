@@ -180,6 +180,7 @@ def edge(
     placement: Literal["auto", "edge", "cloud", "draft", "split"] = EDGE.placement,
     objective: Literal["latency", "balanced", "energy"] = EDGE.objective,
     share: Literal["tokens", "hidden", "nothing"] = EDGE.share,
+    redact: Sequence[str] = (),
     fallback: Literal["wait", "local", "error"] = EDGE.fallback,
     patience: float = EDGE.patience_s,
     journal: Literal["memory", "disk"] = EDGE.journal,
@@ -231,6 +232,8 @@ def edge(
             ten times as much.
         share: What may leave the device: tokens, hidden (states between layers, no token ids)
             or nothing; a request may keep back more.
+        redact: Take out of prompts, and put back into answers: email, key, card, iban, phone,
+            all, with commas between them, or NAME=PATTERN. Repeat it for more.
         fallback: While the cloud is away: wait, go on with the local model, or error.
         patience: Seconds a plain OpenAI stream waits for the cloud before its answer forks.
         journal: Where a request's record lies, so that its text survives: memory or disk.
@@ -276,6 +279,7 @@ def edge(
         placement=placement,
         objective=objective,
         share=share,
+        redact=tuple(redact),
         fallback=fallback,
         patience_s=patience,
         journal=journal,

@@ -79,6 +79,7 @@ LIVE: Mapping[str, frozenset[str]] = {
             "patience_s",
             "placement",
             "power",
+            "redact",
             "share",
             "watt_cap",
         }
