@@ -3,8 +3,9 @@
 The command itself runs on a terminal of its own (a pseudo-terminal of 140 columns and 40 rows,
 which is read), over the recorded session at the pace at which it was recorded: two answers at a
 time under way, a look twice a second. `top_core_share` is its processor time over the wall time,
-of all its threads, after it has come up. The control looks ten times as often, which must cost
-more.
+of all its threads, after it has come up; `top_idle_core_share` the same with no request under
+way: the session's gauges as they came, without what requests add to them. The control looks ten
+times as often, which must cost more.
 """
 
 from __future__ import annotations
@@ -15,21 +16,28 @@ import pty
 import struct
 import subprocess
 import sys
+import tempfile
 import termios
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import psutil
 
+import outrider
 from bench import harness
 from outrider.errors import OutriderError
+from outrider.protocol import events, recording
 
 SESSION = harness.ROOT / "tests" / "tui" / "session.events.gz"
 SIZE = (140, 40)
 START_S, WATCH_S, QUICK_S = 3.0, 60.0, 12.0
 """Until it has come up; how long it is watched."""
 SCREENS = ("overview", "split", "requests", "logs")
+COUNTED = ("requests", "tokens", "sent", "hint_rows", "accepted")
+"""What a gauge counts of requests."""
 PROGRAM = "from outrider.cli import main; main()"
 HASTY = """
 from dataclasses import replace
@@ -45,26 +53,52 @@ def run(*, quick: bool) -> dict[str, Any]:
     screens = SCREENS[:1] if quick else SCREENS
     seconds = QUICK_S if quick else WATCH_S / 2
     cells = [watched(screen, seconds) for screen in screens]
+    with tempfile.TemporaryDirectory() as folder:
+        idle = watched("overview", seconds, record=quiet(Path(folder) / "quiet.events"))
     hasty = watched("overview", QUICK_S, before=HASTY)
     most = max(cell["core_share"] for cell in cells)
     return {
         "cases": len(cells),
         "figures": {
             "top_core_share": most,
+            "top_idle_core_share": idle["core_share"],
             "top_rss_mb": max(cell["rss_mb"] for cell in cells),
         },
         "controls": {"ten_times_as_often_costs_more": int(hasty["core_share"] > most)},
-        "cells": [*cells, hasty],
+        "cells": [*cells, idle, hasty],
         "losing": [cell for cell in cells if cell["core_share"] >= 0.02],
     }
 
 
-def watched(screen: str, seconds: float, before: str = "") -> dict[str, Any]:
+def quiet(path: Path) -> Path:
+    """A record of the session's gauges, link and load as they were measured, and no request."""
+    told = [event for event in recording.read(SESSION) if isinstance(event, events.Gauge)]
+    first = told[0]
+    with path.open("wb") as file:
+        recording.begin(file, outrider.__version__, first.at)
+        for one in told:
+            if one.pid == first.pid:
+                recording.add(file, _without_requests(one, first))
+    return path
+
+
+def _without_requests(now: events.Gauge, first: events.Gauge) -> events.Gauge:
+    return msgspec.structs.replace(
+        now,
+        running=0,
+        queued=0,
+        **{name: getattr(first, name) for name in COUNTED},
+    )
+
+
+def watched(
+    screen: str, seconds: float, before: str = "", record: Path = SESSION
+) -> dict[str, Any]:
     """Processor time over wall time of one run of the command."""
     master, slave = pty.openpty()
     size = struct.pack("HHHH", SIZE[1], SIZE[0], 0, 0)
     fcntl.ioctl(slave, termios.TIOCSWINSZ, size)
-    words = ["top", "--replay", str(SESSION), "--screen", screen]
+    words = ["top", "--replay", str(record), "--screen", screen]
     process = subprocess.Popen(
         [sys.executable, "-c", before + PROGRAM, *words],
         stdin=slave,
@@ -89,6 +123,7 @@ def watched(screen: str, seconds: float, before: str = "") -> dict[str, Any]:
     return {
         "screen": screen,
         "hasty": bool(before),
+        "requests": int(record == SESSION),
         "seconds": round(wall, 2),
         "core_share": round(spent / wall, 4),
         "rss_mb": round(rss, 1),

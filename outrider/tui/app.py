@@ -21,6 +21,7 @@ from outrider.tui import commands, plan_command, style, themes, words
 from outrider.tui.caller import Caller
 from outrider.tui.feed import Feed, ReplayFeed, StreamFeed
 from outrider.tui.glyphs import ASCII, UNICODE
+from outrider.tui.ground import Ground
 from outrider.tui.keys import BINDINGS
 from outrider.tui.look import PAGES, Look
 from outrider.tui.messages import Entered, PageWanted, TextCame, TextFailed, Typed
@@ -55,6 +56,10 @@ OFF = "this screen is read only: nothing is pinned from here"
 
 def unix_seconds() -> float:
     return time.clock_gettime(time.CLOCK_REALTIME)
+
+
+class Pages(ContentSwitcher):
+    BLANK = True
 
 
 class Top(App[int]):
@@ -94,12 +99,15 @@ class Top(App[int]):
         if self.options.record is not None:
             self._record(self.options.record)
 
+    def get_default_screen(self) -> Ground:
+        return Ground(id="_default")
+
     # --- life ------------------------------------------------------------------------------
 
     def compose(self) -> ComposeResult:
         yield Banner()
         yield Tabs()
-        with ContentSwitcher(initial=self.options.page, id="pages"):
+        with Pages(initial=self.options.page, id="pages"):
             yield Overview(id="overview")
             yield Split(id="split")
             yield Requests(id="requests")
@@ -173,9 +181,15 @@ class Top(App[int]):
         replayed = isinstance(self.feed, ReplayFeed)
         banner.silent_s = 0.0 if replayed else self._clock() - self._heard_at
         banner.note, footer.extra = self._note(), page.KEYS
-        for panel in (banner, self.query_one(Tabs), self.query_one(Story), footer):
-            panel.show(self.state, self.look)
-        page.show(self.state, self.look)
+        ground = self.screen
+        assert isinstance(ground, Ground)
+        ground.begin()
+        try:
+            for panel in (banner, self.query_one(Tabs), self.query_one(Story), footer):
+                panel.show(self.state, self.look)
+            page.show(self.state, self.look)
+        finally:
+            ground.end()
 
     def _note(self) -> str:
         g, notes = self.look.glyphs, []

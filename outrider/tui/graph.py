@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
+from itertools import repeat
 
 from outrider.tui.glyphs import Glyphs
 
@@ -37,7 +39,8 @@ def area(
     levels = [_level(value, highest, steps) for value in shown]
     levels = [0] * (width * per_cell - len(levels) - odd) + levels + [0] * odd
     if glyphs.braille:
-        return [_dots(levels, row) for row in reversed(range(height))]
+        columns = map(_column, levels[::2], levels[1::2], repeat(height))
+        return ["".join(row) for row in zip(*columns, strict=True)]
     return [_bars(levels, row, glyphs.bars) for row in reversed(range(height))]
 
 
@@ -48,12 +51,11 @@ def _level(value: float, highest: float, steps: int) -> int:
     return max(1, min(steps, round(value / highest * steps)))
 
 
-def _dots(levels: Sequence[int], row: int) -> str:
-    """Columns in pairs; rows count from the bottom."""
-    low = 4 * row
-    cut = [level - low for level in levels]
-    pairs = zip(cut[::2], cut[1::2], strict=True)
-    return "".join(CELLS[min(4, max(0, left))][min(4, max(0, right))] for left, right in pairs)
+@lru_cache(maxsize=8192)
+def _column(left: int, right: int, height: int) -> str:
+    """A pair of columns of dots, from the top down."""
+    lows = range(4 * (height - 1), -1, -4)
+    return "".join(CELLS[min(4, max(0, left - low))][min(4, max(0, right - low))] for low in lows)
 
 
 def _bars(levels: Sequence[int], row: int, bars: str) -> str:

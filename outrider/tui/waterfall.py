@@ -7,9 +7,9 @@ half a round trip before its commit came.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterable, Reversible
+from itertools import takewhile
+from typing import Literal, NamedTuple
 
 from outrider.tui.ride import Mark, Ride
 
@@ -17,8 +17,7 @@ Lane = Literal["draft", "uplink", "queue", "prefill", "verify", "downlink"]
 LANES: tuple[Lane, ...] = ("draft", "uplink", "queue", "prefill", "verify", "downlink")
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
+class Span(NamedTuple):
     """Milliseconds since the request began."""
 
     lane: Lane
@@ -64,22 +63,27 @@ def _way(marks: Iterable[Mark], began: float, one_way: float) -> Iterable[Span]:
             yield Span("downlink", end, at)
 
 
+def latest(marks: Reversible[Mark], since: float) -> list[Mark]:
+    """Those since a moment, in order; the old ones are not looked at."""
+    found = list(takewhile(lambda mark: mark.t_ms >= since, reversed(marks)))
+    found.reverse()
+    return found
+
+
 def recent(
-    marks: Iterable[Mark], now_ms: float, rtt_ms: float | None, window_ms: float
+    marks: Reversible[Mark], now_ms: float, rtt_ms: float | None, window_ms: float
 ) -> list[Span]:
     """The same of all requests, relative to `window_ms` ago; what is not there yet is cut."""
     began = now_ms - window_ms
     one_way = (rtt_ms or 0.0) / 2
-    late = [mark for mark in marks if mark.t_ms >= began - 2 * one_way - 1000.0]
+    since = began - 2 * one_way - 1000.0
+    late = latest(marks, since)
     return [span for span in _way(late, began, one_way) if span.stop > 0 and span.stop > span.start]
 
 
 def totals(found: Iterable[Span]) -> dict[Lane, float]:
     """Milliseconds by lane; what overlaps within a lane counts once."""
-    by_lane: dict[Lane, list[Span]] = {lane: [] for lane in LANES}
-    for span in found:
-        by_lane[span.lane].append(span)
-    return {lane: _covered(spans) for lane, spans in by_lane.items()}
+    return {lane: _covered(spans) for lane, spans in by_lane(found).items()}
 
 
 def _covered(found: list[Span]) -> float:
@@ -92,16 +96,25 @@ def _covered(found: list[Span]) -> float:
     return covered
 
 
-def cells(found: Iterable[Span], lane: Lane, width: int, until_ms: float) -> list[bool]:
-    """Which of `width` cells of [0, until_ms) a lane covers; a short span still has one."""
-    line = [False] * width
-    if until_ms <= 0 or width <= 0:
-        return line
+def by_lane(found: Iterable[Span]) -> dict[Lane, list[Span]]:
+    """All lanes, empty ones too."""
+    lanes: dict[Lane, list[Span]] = {lane: [] for lane in LANES}
     for span in found:
-        if span.lane != lane or span.stop <= 0 or span.start >= until_ms:
+        lanes[span.lane].append(span)
+    return lanes
+
+
+def cells(found: Iterable[Span], width: int, until_ms: float) -> bytes:
+    """Which of `width` cells of [0, until_ms) the spans cover, 1 for each that is; a short span
+    still has one."""
+    line = bytearray(max(0, width))
+    if until_ms <= 0 or width <= 0:
+        return bytes(line)
+    scale = width / until_ms
+    for _, start, stop in found:
+        if stop <= 0 or start >= until_ms:
             continue
-        first = max(0, int(span.start / until_ms * width))
-        last = max(first + 1, min(width, round(span.stop / until_ms * width)))
-        for cell in range(first, min(width, last)):
-            line[cell] = True
-    return line
+        first = max(0, int(start * scale))
+        last = min(width, max(first + 1, round(stop * scale)))
+        line[first:last] = b"\1" * (last - first)
+    return bytes(line)

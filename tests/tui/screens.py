@@ -105,11 +105,10 @@ async def _shoot(app: Top, pilot: Pilot[int], shot: Shot) -> Drawn:
         rows.key = ""
     app.draw()
     await pilot.press(*shot.keys)
-    await pilot.pause()
     app.draw()
     await pilot.pause()
     found = picture.svg(app), picture.text(app)
-    await pilot.press("escape")
+    app.simulate_key("escape")
     await pilot.pause()
     return found
 

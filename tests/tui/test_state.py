@@ -15,7 +15,7 @@ from outrider.tui.glyphs import ASCII, UNICODE
 from outrider.tui.graph import area, bar, quantile, spark
 from outrider.tui.ride import CODES, POSITIONS
 from outrider.tui.state import DECISIONS, LOGS, MARKS, RIDES, SAMPLES, State
-from outrider.tui.waterfall import LANES, Span, cells, recent, spans, totals
+from outrider.tui.waterfall import LANES, Span, by_lane, cells, recent, spans, totals
 
 PID = 7
 
@@ -287,8 +287,9 @@ def test_overlaps_count_once() -> None:
 
 def test_cells_show_what_is_short_and_nothing_outside() -> None:
     found = [Span("draft", 50.0, 50.1), Span("verify", -20.0, 10.0), Span("draft", 200.0, 300.0)]
-    assert cells(found, "draft", 10, 100.0) == [False] * 5 + [True] + [False] * 4
-    assert cells(found, "verify", 10, 100.0) == [True] + [False] * 9
+    lanes = by_lane(found)
+    assert cells(lanes["draft"], 10, 100.0) == bytes([0] * 5 + [1] + [0] * 4)
+    assert cells(lanes["verify"], 10, 100.0) == bytes([1] + [0] * 9)
 
 
 def test_the_timeline_shows_the_latest_window() -> None:

@@ -20,12 +20,15 @@ from outrider.tui.app import Top
 from outrider.tui.caller import Caller
 from outrider.tui.commands import Command
 from outrider.tui.feed import ReplayFeed
+from outrider.tui.ground import Ground, Row
 from outrider.tui.keys import BINDINGS, GROUPS
 from outrider.tui.look import PAGES
 from outrider.tui.options import TopOptions
 from outrider.tui.widgets.box import Box
 from outrider.tui.widgets.confirm import Confirm
+from outrider.tui.widgets.panel import Panel
 from outrider.tui.widgets.request_table import RequestTable
+from outrider.tui.widgets.speed import Speed
 from outrider.tui.widgets.tokens import Tokens
 from tests.tui.screens import session, until
 
@@ -93,7 +96,6 @@ def test_numbers_change_the_screen() -> None:
     async def act(app: Top, pilot: Pilot[int]) -> None:
         for number, page in enumerate(PAGES, 1):
             await pilot.press(str(number))
-            await pilot.pause()
             assert current(app) == page
             assert f"[{number} " in picture.text(app)
 
@@ -140,13 +142,13 @@ def test_the_cursor_stays_on_its_row_while_others_come() -> None:
 
 def test_slash_filters_as_it_is_written_and_escape_takes_it_back() -> None:
     async def act(app: Top, pilot: Pilot[int]) -> None:
-        await pilot.press("6", "slash", *"decision")
+        await pilot.press("6", "slash", *"decis")
         await pilot.pause()
-        assert app.look.filter == "decision"
+        assert app.look.filter == "decis"
         await pilot.press("enter")
         await pilot.pause()
         shown = picture.text(app)
-        assert "filter: decision" in shown and "hint_sent" not in shown
+        assert "filter: decis" in shown and "hint_sent" not in shown
         await pilot.press("escape")
         assert app.look.filter == ""
         await pilot.press("slash", "x", "escape")
@@ -159,28 +161,25 @@ def test_slash_filters_as_it_is_written_and_escape_takes_it_back() -> None:
 def test_colon_takes_commands() -> None:
     async def act(app: Top, pilot: Pilot[int]) -> None:
         await pilot.press("colon", *"links", "enter")
-        await pilot.pause()
         assert current(app) == "links"
-        await pilot.press("colon", *"theme light", "enter")
-        await pilot.pause()
+        app.obey("theme light")
         assert app.theme == "outrider-light"
         await pilot.press("colon", *"fly", "enter")
-        await pilot.pause()
         assert current(app) == "links"
 
     on(act)
 
 
-@pytest.mark.parametrize("key", ["f1", "question_mark"])
-def test_help_lists_all_keys(key: str) -> None:
+def test_help_lists_all_keys() -> None:
     async def act(app: Top, pilot: Pilot[int]) -> None:
-        await pilot.press(key)
-        await pilot.pause()
-        shown = picture.text(app)
-        assert all(word in shown for word in ("Overview", "Filter rows", "ctrl+c", "verified"))
-        await pilot.press("escape")
-        await pilot.pause()
-        assert not isinstance(app.screen, Box)
+        for key in ("f1", "question_mark"):
+            await pilot.press(key)
+            await pilot.pause()
+            shown = picture.text(app)
+            assert all(word in shown for word in ("Overview", "Filter rows", "ctrl+c", "verified"))
+            await pilot.press("escape")
+            await pilot.pause()
+            assert not isinstance(app.screen, Box)
 
     on(act)
 
@@ -217,20 +216,21 @@ def test_policy_shows_what_is_in_force() -> None:
     on(act)
 
 
-@pytest.mark.parametrize(("key", "placement"), [("e", "edge"), ("c", "cloud"), ("a", "auto")])
-def test_pins_are_confirmed(key: str, placement: str) -> None:
+def test_pins_are_confirmed() -> None:
     caller = Noting()
 
     async def act(app: Top, pilot: Pilot[int]) -> None:
-        await pilot.press(key)
-        await pilot.pause()
-        assert isinstance(app.screen, Confirm)
-        await pilot.press("n")
-        await pilot.pause()
-        assert caller.pinned == []
-        await pilot.press(key, "y")
-        await app.workers.wait_for_complete()
-        assert caller.pinned == [placement]
+        for key, placement in (("e", "edge"), ("c", "cloud"), ("a", "auto")):
+            caller.pinned.clear()
+            await pilot.press(key)
+            await pilot.pause()
+            assert isinstance(app.screen, Confirm)
+            await pilot.press("n")
+            await pilot.pause()
+            assert caller.pinned == []
+            await pilot.press(key, "y")
+            await app.workers.wait_for_complete()
+            assert caller.pinned == [placement]
 
     on(act, caller=caller)
 
@@ -328,6 +328,49 @@ def test_tabs_and_rows_can_be_clicked() -> None:
         first = table.chosen
         await pilot.click("RequestTable", offset=(10, 4))
         assert table.chosen != first
+
+    on(act)
+
+
+def test_what_a_look_writes_stands_at_its_place() -> None:
+    """The short way to the terminal writes what Textual's own would."""
+
+    async def act(app: Top, pilot: Pilot[int]) -> None:
+        ground, written = app.screen, []
+        assert isinstance(ground, Ground)
+        found = ground._rows
+
+        def noted(changed: dict[Panel, list[int]]) -> list[Row] | None:
+            written.append(found(changed))
+            return written[-1]
+
+        coming = session()[len(until(0.36)) :]
+        for page, more in (("1", coming[:60]), ("3", coming[60:120])):
+            await pilot.press(page)
+            await pilot.pause()
+            written.clear()
+            ground._rows = noted  # type: ignore[method-assign]
+            app.apply(more)
+            app.draw()
+            ground._rows = found  # type: ignore[method-assign]
+            (rows,) = written
+            assert rows, "nothing changed, or the long way was taken"
+            shown = [line.ljust(100) for line in picture.text(app).splitlines()]
+            for x, y, strip in rows:
+                assert shown[y][x : x + strip.cell_length] == strip.text
+
+    on(act, share=0.36)
+
+
+def test_under_a_note_the_long_way_is_taken() -> None:
+    async def act(app: Top, pilot: Pilot[int]) -> None:
+        ground = app.screen
+        assert isinstance(ground, Ground)
+        speed = app.query_one(Speed)
+        assert ground._rows({speed: [0]})
+        app.notify("over it")
+        await pilot.pause()
+        assert ground._rows({speed: [0]}) is None
 
     on(act)
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from outrider.tui import words
 from outrider.tui.look import Line, Part
 from outrider.tui.ride import Ride
-from outrider.tui.waterfall import LANES, Lane, Span, cells, spans, totals
+from outrider.tui.waterfall import LANES, Lane, Span, by_lane, cells, spans, totals
 from outrider.tui.widgets.panel import Panel
 from outrider.tui.widgets.timeline import bars
 
@@ -28,10 +28,10 @@ class Cascade(Panel):
         found = spans(ride, link.now.rtt_ms if link is not None else None)
         room = max(10, width - LABEL - SUM)
         until = max(1.0, ride.last_ms - ride.began_ms)
-        sums = totals(found)
+        sums, lanes = totals(found), by_lane(found)
         self.titled(f"waterfall of {ride.id[:8]}", f" {words.ms(until)} in all ")
-        lanes = [self._lane(lane, found, sums[lane], room, until, ride) for lane in LANES]
-        return [*lanes, self._axis(room, until)]
+        shown = [self._lane(lane, lanes[lane], sums[lane], room, until, ride) for lane in LANES]
+        return [*shown, self._axis(room, until)]
 
     def _lane(
         self,
@@ -46,7 +46,7 @@ class Cascade(Panel):
         if lane == "prefill" and ride.done is None and ride.placement != "edge":
             line.append((words.fit("told at the end", room), "$faint"))
         else:
-            line += bars(cells(found, lane, room, until), self.look.glyphs, f"${lane}")
+            line.append((bars(cells(found, room, until), self.look.glyphs), f"${lane}"))
         return [*line, (words.ms(total).rjust(SUM), "$head")]
 
     def _axis(self, room: int, until: float) -> Line:

@@ -11,6 +11,7 @@ from outrider.tui.widgets.rows import Rows
 
 
 class Page(Container):
+    BLANK = True
     DEFAULT_CSS = "Page { height: 1fr; overflow: hidden; }"
     KEYS: tuple[tuple[str, str], ...] = ()
     """Beside those that every screen has."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from outrider.tui.glyphs import Glyphs
 from outrider.tui.look import Line, Part
 from outrider.tui.ride import Mark
-from outrider.tui.waterfall import Lane, Span, cells, recent
+from outrider.tui.waterfall import Lane, Span, by_lane, cells, latest, recent
 from outrider.tui.widgets.panel import Panel
 
 LABEL = 10
@@ -21,6 +22,11 @@ SHOWN: tuple[tuple[Lane, str], ...] = (
 """Lanes from the device to the cloud and back, and their words."""
 
 
+DIGITS = bytes.maketrans(b"\0\1", b"01")
+LAST = re.compile(r"(?<=1)1(?!1)")
+"""Of a run of two cells and more."""
+
+
 class Timeline(Panel):
     TITLE = "in flight"
 
@@ -31,11 +37,12 @@ class Timeline(Panel):
         link = state.link
         rtt = link.now.rtt_ms if link is not None else None
         found = recent(state.marks, state.t_ms, rtt, window)
-        late = [m for m in state.marks if m.t_ms > state.t_ms - window]
+        lanes = by_lane(found)
+        late = latest(state.marks, state.t_ms - window)
         tall = height >= 2 * len(SHOWN) + 2
         lines: list[Line] = []
         for lane, name in SHOWN:
-            lines.append(self._lane(lane, name, found, room, window))
+            lines.append(self._lane(lane, name, lanes[lane], room, window))
             if tall:
                 lines.append([])
         began = state.t_ms - window
@@ -44,8 +51,8 @@ class Timeline(Panel):
         return [*lines, *([self._legend()] if height > len(lines) else [])]
 
     def _lane(self, lane: Lane, name: str, found: Sequence[Span], room: int, window: float) -> Line:
-        covered = cells(found, lane, room, window)
-        return [(name.ljust(LABEL), f"${lane}"), *bars(covered, self.look.glyphs, f"${lane}")]
+        covered = cells(found, room, window)
+        return [(name.ljust(LABEL), f"${lane}"), (bars(covered, self.look.glyphs), f"${lane}")]
 
     def _legend(self) -> Line:
         """Tokens committed at a moment: how many, and whose."""
@@ -61,39 +68,32 @@ class Timeline(Panel):
         return parts
 
 
-def bars(covered: Sequence[bool], glyphs: Glyphs, style: str) -> list[Part]:
-    """Runs of covered cells, with the empty ones between."""
-    parts: list[Part] = []
-    at = 0
-    while at < len(covered):
-        end = at
-        while end < len(covered) and covered[end] == covered[at]:
-            end += 1
-        run = end - at
-        if covered[at]:
-            text = glyphs.middle if run == 1 else glyphs.middle * (run - 1) + glyphs.right
-            parts.append((text, style))
-        else:
-            parts.append((" " * run, ""))
-        at = end
-    return parts
+def bars(covered: bytes, glyphs: Glyphs) -> str:
+    """Runs of covered cells, with the empty ones between; a run ends in a narrower sign."""
+    shown = LAST.sub("2", covered.translate(DIGITS).decode())
+    return shown.translate({0x30: " ", 0x31: glyphs.middle, 0x32: glyphs.right})
 
 
 def _counts(
     late: Sequence[Mark], room: int, began: float, window: float, glyphs: Glyphs
 ) -> list[Part]:
     """Per cell the tokens that were committed then, in the colour of the last one's source."""
-    line: list[Part] = [(" ", "")] * room
-    sums = [0] * room
+    sums: dict[int, int] = {}
+    signs: dict[int, Part] = {}
     for mark in late:
         at = min(room - 1, max(0, int((mark.t_ms - began) / window * room)))
         if mark.kind in ("commit", "local"):
-            sums[at] += mark.tokens
+            sums[at] = sums.get(at, 0) + mark.tokens
             count = str(sums[at]) if sums[at] < 10 else "+"
-            line[at] = (count, f"${_source(mark)} bold")
+            signs[at] = (count, f"${_source(mark)} bold")
         elif mark.kind in ("cut", "back"):
             sign = glyphs.bad if mark.kind == "cut" else glyphs.good
-            line[at] = (sign, "$bad bold" if mark.kind == "cut" else "$good bold")
+            signs[at] = (sign, "$bad bold" if mark.kind == "cut" else "$good bold")
+    line: list[Part] = []
+    end = 0
+    for at in sorted(signs):
+        line += [(" " * (at - end), ""), signs[at]]
+        end = at + 1
     return line
 
 
