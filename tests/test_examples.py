@@ -105,3 +105,13 @@ def test_limits(url: str) -> None:
     assert "of 500 tokens" in out and " after 500 " not in out
     assert "resumed at token 12: True" in out
     assert "and back: True" in out
+
+
+def test_private_kv() -> None:
+    path = EXAMPLES / "private_kv.py"
+    assert len(path.read_text().splitlines()) <= MOST_LINES
+    out = say(path.name)
+    assert "under another name they do not open" in out
+    assert "they go on with the same token: True" in out
+    assert "100% of the text came back from keys and values: candidates" in out
+    assert "0% of the text came back from keys and values, sealed" in out
