@@ -563,7 +563,8 @@ class Link:
 
     def lost(self, peer: Peer, error: OutriderError) -> None:
         """A session's stream broke."""
-        if isinstance(error, SealError):
+        kinds = SealError if peer.sealing is None else (SealError, RemoteProtocolError)
+        if isinstance(error, kinds):
             # Not the weather: somebody changed what was sealed, or a cloud lied.
             self.publish(events.Trouble(code=error.code, what=error.what))
         if not peer.failures:
