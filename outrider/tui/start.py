@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -49,6 +50,10 @@ def replay(path: Path, options: TopOptions) -> Feed:
 def run(feed: Feed, options: TopOptions, caller: Caller | None) -> int:
     """On this terminal, until the user leaves."""
     app = Top(feed, options, caller)
+    # What is loaded stays; to look through all of it again and again would cost more than looks do.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 50)
     app.run()
     return app.return_code or 0
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from rich.cells import cell_len
 from rich.segment import Segment
 from rich.style import Style
 from textual.geometry import Region, Size
@@ -13,6 +12,7 @@ from textual.widget import Widget
 
 from outrider.tui.ground import Ground
 from outrider.tui.look import Line, Look, clip
+from outrider.tui.look import width as cells
 from outrider.tui.state import State
 
 
@@ -142,7 +142,7 @@ class Panel(Widget):
         parts = self._lines[y] if y < len(self._lines) else ()
         styles = self._styles_now()
         found: list[tuple[str, Style]] = []
-        room = self.content_size.width - sum(cell_len(text) for text, _ in parts)
+        room = self.content_size.width - cells(parts)
         for text, name in (*parts, (" " * max(0, room), "")):
             style = styles.get(name) or self._named(name, styles)
             if found and (found[-1][1] is style or _joins(text, style, found[-1][1])):
