@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,7 +86,7 @@ def canonical(segment: KvSegment) -> tuple[Stored, Dtype]:
     dtype, shape = segment.dtype, segment.shape
     if segment.layout != "canonical" or dtype not in DTYPES:
         raise LocalProtocolError("only canonical KV in float16, bfloat16 or float32 is coded")
-    known = cast(Dtype, dtype)
+    known: Dtype = dtype
     stored = stored_as(known)
     size = int(np.prod(shape)) * stored.itemsize
     if len(shape) != 5 or shape[1] != 2 or shape[3] != segment.stop - segment.start:

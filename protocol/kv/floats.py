@@ -74,7 +74,7 @@ def _narrow(out: NDArray[np.uint16], values: Floats) -> None:
 
 def _rounded(bits: NDArray[np.uint32], drop: int) -> NDArray[np.uint32]:
     """Without the lowest bits, to nearest, ties to even."""
-    odd = bits >> drop
+    odd: NDArray[np.uint32] = np.right_shift(bits, drop, dtype=np.uint32)
     odd &= 1
     odd += (1 << (drop - 1)) - 1
     odd += bits

@@ -83,7 +83,8 @@ def _folded(flat: Symbols, width: int, shift: int) -> bytes:
     out = parts[0].copy()
     for row in range(1, rows):
         out |= parts[row] << (row * width)
-    return out.tobytes()
+    folded: bytes = out.tobytes()
+    return folded
 
 
 def unpacked(source: Cursor, count: int, bits: int) -> Symbols:
