@@ -101,9 +101,9 @@ def _cloud(found: Status, number: int) -> str:
     cloud = found.clouds[number]
     parts = [cloud.address, cloud.state]
     parts += [cloud.model] if cloud.model else []
-    parts += [f"{cloud.channel} channel", f"attestation {cloud.attestation}"]
     parts += _link(cloud)
     parts += [cloud.detail] if cloud.detail else []
+    parts += [f"{cloud.channel} channel", f"attestation {cloud.attestation}"]
     return ", ".join(parts)
 
 
