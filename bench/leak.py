@@ -16,6 +16,7 @@ must succeed (`plain_recovery`), or the small figures would mean nothing.
 from __future__ import annotations
 
 import asyncio
+import sys
 import sysconfig
 import time
 from collections import Counter
@@ -26,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.harness import note
+from bench.harness import main, note
 from bench.leak_wire import Capture, Message, Tap, bare
 from bench.support import TARGET, CloudSetup, start_cloud, start_small
 from outrider.edge.daemon import Daemon
@@ -246,3 +247,7 @@ def _gaps(one: Seen) -> list[float]:
     """Logarithms of the milliseconds between messages."""
     times = np.array([message.t for message in one.messages])
     return list(np.log(np.diff(times) * 1e3 + 0.05))
+
+
+if __name__ == "__main__":
+    sys.exit(main("leak", run))

@@ -14,7 +14,7 @@ from typing import Literal
 
 from outrider.protocol import codec
 from outrider.protocol import wire_pb2 as pb
-from outrider.protocol.messages import Commit, Hint
+from outrider.protocol.messages import Commit, Down, Hint, Up
 from outrider.protocol.vocabulary import Vocabulary
 
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -107,6 +107,7 @@ class Capture:
 def bare(message: Message, slots: int, vocabulary: Vocabulary) -> int:
     """Bytes of the message if sizes followed content: an open without padding, hints and commits
     with their tokens as text and nothing more."""
+    heard: Up | Down
     if message.direction == "up":
         wire = pb.Up.FromString(message.body)
         if wire.WhichOneof("kind") == "open":

@@ -168,6 +168,7 @@ class Shield:
             "self_attn.o_proj": self._heads(orders, orders.values, self.group),
             "mlp.down_proj": orders.neurons,
         }
+        rows: Array
         if part in inner:
             rows = given[inner[part]]
             return rows[:, self.hidden] if kind == "weight" else rows
@@ -175,8 +176,12 @@ class Shield:
             rows = given[self.hidden]
             return rows[:, outer[part]] if kind == "weight" else rows
         if part in ("self_attn.q_norm", "self_attn.k_norm"):
-            return given[self.keys]
-        return given[self.hidden] if part.endswith("layernorm") else None
+            rows = given[self.keys]
+            return rows
+        if not part.endswith("layernorm"):
+            return None
+        rows = given[self.hidden]
+        return rows
 
     def _queries(self, orders: LayerOrders) -> Order:
         return self._heads(orders, [self.keys] * len(orders.heads), self.group)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -41,12 +41,14 @@ class Echo(LocalEdge):
         self.asked: list[GenerateRequest] = []
         self.tail = tail
 
-    async def generate(self, request: GenerateRequest) -> AsyncIterator[StreamEvent]:
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[StreamEvent, None]:
         self.asked.append(request)
         async for event in self._say(str(request.prompt)):
             yield event
 
-    async def attach(self, request_id: str, positions: Sequence[int]) -> AsyncIterator[StreamEvent]:
+    async def attach(
+        self, request_id: str, positions: Sequence[int]
+    ) -> AsyncGenerator[StreamEvent, None]:
         async for event in self._say(str(self.asked[-1].prompt)):
             if not isinstance(event, Token) or event.position >= positions[0]:
                 yield event
@@ -144,7 +146,7 @@ def test_all_that_leaves_is_redacted() -> None:
         tools=({"type": "function", "function": {"description": MAIL}},),
     )
     found = redact(request, Vault(Rules.parse(["email"])))
-    ids = [call["id"] for call in found.prompt[1]["tool_calls"]]  # type: ignore[index,call-overload]
+    ids = [call["id"] for call in found.prompt[1]["tool_calls"]]  # type: ignore[index]
     assert ids == [MAIL]
     kept = msgspec.json.encode([found.prompt, found.prediction, found.stop, found.tools]).decode()
     assert kept.count(MAIL) == 1
@@ -176,7 +178,7 @@ def test_who_comes_back_gets_the_rest_restored() -> None:
 
 def test_provisional_text_is_restored_ahead_and_taken_back() -> None:
     class Torn(Echo):
-        async def generate(self, request: GenerateRequest) -> AsyncIterator[StreamEvent]:
+        async def generate(self, request: GenerateRequest) -> AsyncGenerator[StreamEvent, None]:
             spoken = [event async for event in self._say("[EMAIL_1]ok")]
             yield spoken[0]
             for position, text in enumerate(("[EMA", "IL_1] no")):
