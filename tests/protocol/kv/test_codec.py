@@ -52,7 +52,7 @@ def segment(
 
 def floats(found: KvSegment) -> Any:
     """The segment's values in float64."""
-    dtype = next(d for d in DTYPES if d == found.dtype)
+    dtype: Dtype = {str(d): d for d in DTYPES}[found.dtype]
     raw = np.frombuffer(found.data, stored_as(dtype)).reshape(found.shape)
     return widen(raw, dtype).astype(np.float64)
 
