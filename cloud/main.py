@@ -23,10 +23,11 @@ from outrider.cloud import joining
 from outrider.cloud import rest as resting
 from outrider.cloud.channel import Door
 from outrider.cloud.cost import StepCost
+from outrider.cloud.guests import Guests
 from outrider.cloud.scheduler import Scheduler, Trigger
 from outrider.cloud.server import OPTIONS, SERVICE, Cloud, Host, Limits
 from outrider.cloud.swap import Swap
-from outrider.cloud.tenants import Tenants
+from outrider.cloud.tenants import Tenants, follow
 from outrider.cloud.verifier import Verifier
 from outrider.config.keys import LIVE
 from outrider.daemon import log as logs
@@ -47,6 +48,9 @@ DRAIN_LOOK_S = 0.05
 STOP_S = 0.2
 """How long the server has to send what ends the streams that are left."""
 LAG_EVERY_S = 5.0
+CLEAR = (
+    "the key file holds keys in the clear; `outrider tenants add NAME` writes their hashes instead"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,22 +75,32 @@ async def start(options: CloudOptions, stack: AsyncExitStack, log: Log | None = 
     stack.callback(bus.close)
     hosts: dict[str, Host] = {}
     cloud = Cloud(hosts, tenants, Limits(ahead=options.ahead), bus.publish, door=Door.of(options))
+    cloud.guests = guests = Guests.here(_now) if options.paired else None
+    if tenants.digests:
+        sys.stderr.write(f"outrider cloud: {CLEAR}\n")
     server = grpc.aio.server(options=OPTIONS)
     health = HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     server.add_generic_rpc_handlers((cloud.handlers(),))
+    if guests is not None:
+        server.add_generic_rpc_handlers((guests.handlers(),))
+        watching = guests.watch(lambda: list(cloud.streams.values()))
+        stack.callback(asyncio.create_task(watching).cancel)
+    if options.api_keys is not None:
+        following = follow(options.api_keys, cloud.admit_only)
+        stack.callback(asyncio.create_task(following).cancel)
     desk = await joining.opened(options, stack)
     address = ""
     if desk is not None and options.join_listen is None:
         # Workers join at this port before the model can be loaded on them.
         server.add_generic_rpc_handlers((desk.handlers(),))
-        address = await _listen(server, options)
+        address = await _listen(server, options, guests)
         sys.stderr.write(f"outrider cloud: workers join at {address}\n")
     swap = Swap(cloud, partial(_host, options, bus.publish, desk), bus.publish)
     stack.push_async_callback(swap.close)
     for model in options.models:
         await swap.add(model)
-    address = address or await _listen(server, options)
+    address = address or await _listen(server, options, guests)
     stack.push_async_callback(server.stop, STOP_S)
     await health.set(SERVICE, health_pb2.HealthCheckResponse.SERVING)
     lag = LoopLag()
@@ -103,9 +117,17 @@ async def start(options: CloudOptions, stack: AsyncExitStack, log: Log | None = 
     return Running(address, cloud, server, health, lag, bus.publish, bus.address, swap)
 
 
-async def _listen(server: grpc.aio.Server, options: CloudOptions) -> str:
+def _now() -> float:
+    """Seconds since 1970, for certificates."""
+    return time.clock_gettime(time.CLOCK_REALTIME)
+
+
+async def _listen(
+    server: grpc.aio.Server, options: CloudOptions, guests: Guests | None = None
+) -> str:
     """Bind and serve; the address."""
-    tls = transport.server_tls(options.tls_cert, options.tls_key, options.client_ca)
+    tls = guests.tls() if guests is not None else None
+    tls = tls or transport.server_tls(options.tls_cert, options.tls_key, options.client_ca)
     address = transport.bind(server, options.listen, tls, "cloud")
     await server.start()
     return address

@@ -12,11 +12,13 @@ import grpc
 import grpc.aio
 
 from outrider.cloud.channel import Door, Sealed
+from outrider.cloud.guests import Guests
 from outrider.cloud.session import Choice, Session
 from outrider.cloud.tenants import Tenants
 from outrider.cloud.verifier import Verifier
 from outrider.engine import EngineInfo
 from outrider.errors import (
+    AccessDenied,
     CloudUnreachable,
     ContextExceeded,
     HandshakeRefused,
@@ -105,6 +107,14 @@ class Lease:
     taken: asyncio.Future[int] = field(default_factory=lambda: _loop().create_future())
     """The fence that took it."""
     ended: asyncio.Event = field(default_factory=asyncio.Event)
+    device: str = ""
+    """The fingerprint of the paired device that has it."""
+
+    def refuse(self, error: OutriderError) -> None:
+        """End the stream for another reason than a higher fence."""
+        if not self.taken.done():
+            self.taken.set_exception(error)
+            self.taken.exception()
 
     def take(self, fence: int) -> None:
         if not self.taken.done():
@@ -125,6 +135,8 @@ class Cloud:
     """Served no more; sessions that were opened with them go on."""
     door: Door = field(default_factory=Door)
     """What keys sessions may be sealed with."""
+    guests: Guests | None = None
+    """Devices that were paired; None where certificates are not ours."""
 
     def handlers(self) -> grpc.GenericRpcHandler:
         return grpc.method_handlers_generic_handler(
@@ -156,7 +168,7 @@ class Cloud:
         return answer
 
     async def _describe(self, data: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
-        self.tenants.who(_authorization(context))
+        await self._who(context)
         self._check_open_for_business()
         self._check_loaded()
         version, name, with_tokenizer = codec.decode_describe(data)
@@ -178,7 +190,7 @@ class Cloud:
         self, requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext[Any, Any]
     ) -> None:
         authorization = _authorization(context)
-        tenant = self.tenants.who(authorization)
+        tenant, device = await self._who(context)
         conversation = Conversation(Role.CLOUD)
         greeted = await self.door.greet(await _first(requests), _exchange(requests, context))
         opening = greeted.first
@@ -186,17 +198,42 @@ class Cloud:
         assert isinstance(opening, Open)
         host = self._holding(tenant, opening) or self.host(opening.model)
         greeted.check(opening, host.description, authorization)
-        lease = Lease(opening.fence)
+        lease = Lease(opening.fence, device=device)
         try:
             session, resumed = await self._attach(tenant, opening, host, lease)
             sealed = greeted.sealed(opening)
             stream = Stream(session, host, conversation, context, lease, sealed)
             try:
                 await stream.run(requests, self._opened(opening, host, resumed=resumed))
+            except AccessDenied:
+                host.verifier.drop(session, "revoked")
+                raise
             finally:
                 self._detach(stream, opening.fence)
         finally:
             self._end_lease((tenant, opening.session), lease)
+
+    async def _who(self, context: grpc.aio.ServicerContext[Any, Any]) -> tuple[str, str]:
+        """Tenant and device; the latter is empty where none was paired. Raises AccessDenied."""
+        if self.guests is None:
+            return await self.tenants.admit(_authorization(context)), ""
+        device = self.guests.who(context)
+        if not self.tenants.asked_for:
+            return device.tenant, device.fingerprint
+        return await self.tenants.admit(_authorization(context)), device.fingerprint
+
+    def admit_only(self, tenants: Tenants) -> None:
+        """Other keys count from now on; what tenants run that are gone ends."""
+        self.tenants = tenants
+        for (tenant, _), lease in list(self.streams.items()):
+            if tenant not in tenants.names and (self.guests is None or tenants.asked_for):
+                lease.refuse(
+                    AccessDenied(
+                        "the key of this session was revoked",
+                        effect="the session ended; what was committed stays",
+                        todo="ask whoever runs the cloud for another key",
+                    )
+                )
 
     def _holding(self, tenant: str, opening: Open) -> Host | None:
         """The retired model that still has this session: it does not go on under another."""

@@ -35,6 +35,7 @@ from outrider.models.served import Served
 from outrider.options import Address, CloudLink, EdgeOptions
 from outrider.partitioner.observe import Estimate
 from outrider.partitioner.signals import Share
+from outrider.privacy.certificates import tls_name
 from outrider.privacy.lane import sealed_size
 from outrider.protocol import codec, events, faults
 from outrider.protocol.constraint import Constraint
@@ -69,6 +70,8 @@ BACKOFF_S = (0.25, 4.0)
 LEAST_PAUSE_S = 0.1
 RETIRE_S = 5.0
 """What streams on a channel that is used no more have to end in."""
+DRAIN_S = 3600.0
+"""The same where a new certificate is the only reason: what runs there is sound."""
 LEFT = 4
 """Dropped peers whose channels stay open for what may still end on them."""
 RTT_FADE = 0.7
@@ -196,7 +199,10 @@ class Wire:
             writing = self._writing = asyncio.ensure_future(self.call.write(data))
         # Its outcome is looked at even when nobody waits for it any more.
         writing.add_done_callback(_looked_at)
-        await asyncio.shield(writing)
+        await asyncio.wait((writing,))
+        if writing.cancelled():
+            raise _closed()
+        writing.result()
 
     async def _read(self) -> Any:
         """One read, in a task of its own: gRPC ends the whole call when a read is cancelled,
@@ -209,6 +215,8 @@ class Wire:
         if not done:
             raise LinkLost("the cloud went silent", why=f"nothing came for {SILENCE_S} s")
         self._reading = None
+        if reading.cancelled():
+            raise _closed()
         return reading.result()
 
     async def _beat(self, message: Heartbeat, size: int) -> None:
@@ -241,6 +249,13 @@ class Wire:
         self.call.cancel()
         if self._reading is not None:
             self._reading.cancel()
+
+
+def _closed() -> LinkLost:
+    """gRPC tells the calls of a channel that is closed here as if their reader were cancelled."""
+    return LinkLost(
+        "the connection was given up", why="another takes its place, or its link was removed"
+    )
 
 
 def _looked_at(task: asyncio.Task[Any]) -> None:
@@ -398,11 +413,22 @@ class Link:
             self._say(peer, "lost", "the settings name it no more")
             self._retire(peer)
 
-    def _retire(self, peer: Peer) -> None:
-        """Its channel closes once the streams on it had time to end."""
-        task = asyncio.ensure_future(peer.channel.close(RETIRE_S))
+    def _retire(self, peer: Peer, grace_s: float = RETIRE_S) -> None:
+        """Its channel closes once the streams on it ended, or had time to."""
+        task = asyncio.ensure_future(peer.channel.close(grace_s))
         self._retiring.add(task)
         task.add_done_callback(self._retiring.discard)
+
+    def renewed(self, link: CloudLink, options: EdgeOptions) -> None:
+        """The link's certificate is another now: sessions that open from here on go over a new
+        connection, those that run keep theirs until they end. gRPC has no way to change the
+        certificate of a channel (grpc/grpc 15735)."""
+        made = _named(link, options)
+        for peer in self.peers:
+            if peer.way == made.way:
+                peer.channel, made.channel = made.channel, peer.channel
+                break
+        self._retire(made, DRAIN_S)
 
     def _metadata(self, peer: Peer) -> tuple[tuple[str, str], ...]:
         if peer.key is None:
@@ -691,11 +717,18 @@ def _named(link: CloudLink, options: EdgeOptions) -> Peer:
         transport.read_pem(link.cert, f"cert of link {link.name}"),
         transport.read_pem(link.key, f"key of link {link.name}"),
     )
-    channel = transport.channel(link.url, tls, OPTIONS)
-    way = (link.name, str(link.url), link.ca, link.cert, link.key, link.pin)
+    channel = transport.channel(link.url, tls, (*OPTIONS, *called(link)))
+    way = (link.name, str(link.url), link.ca, link.cert, link.key, link.pin, link.paired)
     found = Peer(str(link.url), channel, name=link.name, way=way, key=link.api_key())
     found.sealing = channels.keys(options, link)
     return found
+
+
+def called(link: CloudLink) -> tuple[tuple[str, str], ...]:
+    """The name that a paired cloud's certificate must bear, wherever it is."""
+    if not link.paired:
+        return ()
+    return (("grpc.ssl_target_name_override", tls_name(bytes.fromhex(link.paired))),)
 
 
 def _credentials(options: EdgeOptions) -> grpc.ChannelCredentials | None:

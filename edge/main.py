@@ -21,7 +21,7 @@ from outrider.daemon.log import Log
 from outrider.daemon.notify import Notifier
 from outrider.daemon.reload import Reloader, on_hangup
 from outrider.edge import link as links
-from outrider.edge import live
+from outrider.edge import live, renewal
 from outrider.edge.api.app import build as build_api
 from outrider.edge.api.keys import read_keys
 from outrider.edge.api.server import ApiServer
@@ -113,6 +113,7 @@ async def start(options: EdgeOptions, stack: AsyncExitStack, log: Log | None = N
         power.run(),
         teller.run(),
         swap.run(),
+        renewal.run(link, lambda: daemon.options, fanout.publish),
     ):
         stack.callback(asyncio.create_task(work).cancel)
     if options.split:

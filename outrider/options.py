@@ -142,8 +142,11 @@ class CloudOptions:
     """Its key."""
     client_ca: Path | None = None
     """With it, devices must show a certificate of this authority."""
+    paired: bool = False
+    """Devices that were paired (`outrider link invite`) may call, and nobody else: TLS both ways,
+    with certificates that this cloud issues and renews."""
     api_keys: Path | None = None
-    """File of `NAME KEY` lines."""
+    """File of tenants' keys, as `outrider tenants add` writes it."""
     runtime_dir: Path | None = None
     """Where the events socket lies; None takes the user's runtime directory."""
     drain_s: float = 10.0
@@ -186,12 +189,20 @@ class CloudOptions:
                 why="without them no session can be sealed",
                 effect="the cloud was not started",
             )
-        if not self.listen.loopback and (self.tls_cert is None or self.api_keys is None):
+        if self.paired and self.tls_cert is not None:
+            raise ConfigError(
+                "--paired and --tls-cert exclude each other",
+                why="paired devices trust the certificates that this cloud issues by itself",
+                effect="the cloud was not started",
+            )
+        known = self.tls_cert is not None and self.api_keys is not None
+        if not self.listen.loopback and not known and not self.paired:
             raise ConfigError(
                 f"{self.listen} is not a loopback address",
                 why="beyond loopback every connection must be encrypted and known",
                 effect="the cloud was not started",
-                todo="give --tls-cert, --tls-key and --api-keys, or listen on 127.0.0.1",
+                todo="give --paired and pair the devices; or --tls-cert, --tls-key and --api-keys; "
+                "or listen on 127.0.0.1",
             )
 
     @property
@@ -296,6 +307,9 @@ class CloudLink:
     pin: str = ""
     """The cloud's public key, 64 hexadecimal digits or a file of them: sessions there are sealed
     inside TLS, with the device's `channel_identity`."""
+    paired: str = ""
+    """The public key (64 hexadecimal digits) of the cloud that was paired with: its certificate
+    must be made for it. Written by `outrider link add --pair`."""
 
     def __post_init__(self) -> None:
         if (self.cert is None) != (self.key is None):
@@ -306,6 +320,12 @@ class CloudLink:
                 why="keys and tokens would travel in the clear",
                 effect="the link was not taken",
                 todo="name the authority that signed the cloud's certificate in `ca`",
+            )
+        if self.paired and not re.fullmatch(r"[0-9a-f]{64}", self.paired):
+            raise ConfigError(
+                f"`paired` of link {self.name!r} is no public key",
+                effect="the link was not taken",
+                todo="pair again: outrider link add NAME URL --pair",
             )
         if self.api_key_ref and not re.fullmatch(r"env:\w+|file:.+", self.api_key_ref):
             raise ConfigError(

@@ -22,6 +22,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from outrider.errors import SealError
 from outrider.privacy.identity import fingerprint
+from outrider.privacy.keys import Keys
 
 SERVER_DAYS = 7.0
 """A cloud renews its own certificate by itself, at any moment."""
@@ -143,6 +144,16 @@ class Authority:
             .sign(self.private, SHA256())
         )
         return made.public_bytes(serialization.Encoding.PEM)
+
+
+def authority(keys: Keys, verifier: bytes, now: float) -> Authority:
+    """This cloud's, made at first need. Raises SealError."""
+    pem = keys.get("authority")
+    if pem is not None:
+        return Authority.from_pem(pem)
+    made = Authority.make(verifier, now)
+    keys.put("authority", made.secret_pem())
+    return made
 
 
 # --- a device's request ------------------------------------------------------------------------

@@ -125,11 +125,11 @@ class Invitation:
     def use(self, now: float) -> str:
         """The code, which nobody can use after. Raises AccessDenied."""
         if self.left <= 0:
-            raise _over("it was tried too often")
+            raise over("it was tried too often")
         if now - self.now > LIFE_S:
-            raise _over(f"its code was good for {LIFE_S:.0f} s")
+            raise over(f"its code was good for {LIFE_S:.0f} s")
         if not self.code:
-            raise _over("another device uses its code right now")
+            raise over("another device uses its code right now")
         code, self.code = self.code, ""
         self.left -= 1
         return code
@@ -163,7 +163,7 @@ def typed(text: str) -> str:
     return code
 
 
-def _over(why: str) -> AccessDenied:
+def over(why: str) -> AccessDenied:
     return AccessDenied(
         "the invitation is over",
         why=why,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from outrider.cloud.main import Running, start
 from outrider.cloud.verifier import Verifier
@@ -291,6 +291,13 @@ async def _small(spec: EngineSpec, build: Callable[[], Engine], stack: AsyncExit
     drafter = Drafter(engine, time.monotonic)
     stack.callback(asyncio.create_task(drafter.run()).cancel)
     return Small("d", drafter, None if spec.engine == "ngram" else served.load(spec), 0.0)
+
+
+def answering(
+    edge: EdgeUnderTest, request: GenerateRequest
+) -> aclosing[AsyncGenerator[StreamEvent, None]]:
+    """An answer that the test may leave before its end."""
+    return aclosing(cast("AsyncGenerator[StreamEvent, None]", edge.daemon.generate(request)))
 
 
 GREEDY = SamplingParams(temperature=0.0)

@@ -59,6 +59,28 @@ def agreed(question: str) -> bool:
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
+def asked(question: str, flag: str) -> str:
+    """A line from a person. Raises InvalidRequest where nobody can be asked."""
+    _check_person(flag)
+    print(question, end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip()
+
+
+def secret(question: str, flag: str) -> str:
+    """The same, not shown while it is typed."""
+    import getpass
+
+    _check_person(flag)
+    return getpass.getpass(question)
+
+
+def _check_person(flag: str) -> None:
+    if not manner.ask or not sys.stdin.isatty():
+        raise InvalidRequest(
+            "nobody can be asked here", effect="nothing was done", todo=f"say it with {flag}"
+        )
+
+
 def as_json(value: Any) -> None:
     """One object on one line, with `schema` first."""
     fields = msgspec.to_builtins(value)

@@ -17,7 +17,7 @@ import msgspec
 from cryptography import x509
 
 from outrider import transport
-from outrider.edge.link import OPTIONS, SERVICE, reason
+from outrider.edge.link import OPTIONS, SERVICE, called, reason
 from outrider.errors import AccessDenied, CloudUnreachable, ConfigError, OutriderError
 from outrider.options import CloudLink
 from outrider.protocol import codec
@@ -142,7 +142,7 @@ def _greet(steps: Steps, raw: socket.socket) -> Certificate:
         ) from None
     context.set_alpn_protocols(["h2"])
     try:
-        with context.wrap_socket(raw, server_hostname=link.url.host) as talk:
+        with context.wrap_socket(raw, server_hostname=_called(link)) as talk:
             found = talk.getpeercert(binary_form=True)
     except ssl.SSLCertVerificationError as error:
         raise steps.failed("TLS refused", _reason_of(error), _remedy_of(error)) from None
@@ -153,6 +153,12 @@ def _greet(steps: Steps, raw: socket.socket) -> Certificate:
     steps.done.append("TLS ok")
     assert found is not None
     return _certificate(x509.load_der_x509_certificate(found))
+
+
+def _called(link: CloudLink) -> str:
+    """The name that its certificate must bear."""
+    found = called(link)
+    return found[0][1] if found else link.url.host
 
 
 def _reason_of(error: ssl.SSLCertVerificationError) -> str:
@@ -191,7 +197,7 @@ async def _describe(steps: Steps) -> tuple[tuple[ModelDescription, ...], list[fl
         transport.read_pem(link.cert, "cert"),
         transport.read_pem(link.key, "key"),
     )
-    channel = transport.channel(link.url, tls, OPTIONS)
+    channel = transport.channel(link.url, tls, (*OPTIONS, *called(link)))
     try:
         version, models = await _call(steps, channel)
         rtts = []

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cyclopts import App
 
 from outrider import paths
-from outrider.cli import console
+from outrider.cli import console, pairing
 from outrider.cli.servers import missing
 from outrider.config.layers import Layers
 from outrider.errors import NotFound
@@ -17,7 +19,8 @@ from outrider.options import CLOUD_PORT, Address, CloudLink
 if TYPE_CHECKING:
     from outrider.cli.dial import Tried
 
-app = App(name="link", help="Clouds by name: add, list, remove, test.")
+app = App(name="link", help="Clouds by name: add, pair, list, remove, test.")
+app.command(pairing.invite)
 
 
 @app.command
@@ -30,26 +33,38 @@ def add(
     key: Path | None = None,
     api_key_ref: str = "",
     priority: int = 100,
+    pair: bool = False,
+    code: str = "",
+    device: str = "",
     json: bool = False,
 ) -> int:
     """Write a cloud into config.toml; the edge then looks there.
 
     Args:
         name: What people call it.
-        url: HOST:PORT of its gRPC.
+        url: HOST:PORT of its gRPC; with --pair, where `outrider link invite` waits.
         ca: TLS, checked against this authority (PEM); required beyond loopback.
         cert: The device's own certificate (PEM).
         key: Its key.
         api_key_ref: Where the key for this cloud is found: env:VARIABLE or file:PATH.
         priority: Lower ones are tried first.
+        pair: Trust each other by a code: certificates are made, kept and renewed by themselves.
+        code: What `outrider link invite` shows; without it you are asked.
+        device: What the cloud calls this device; by default the machine's name.
         json: Print one JSON object.
     """
     from outrider.config import edit
 
-    link = CloudLink(
-        _address(url), name, _whole(ca), _whole(cert), _whole(key), api_key_ref, priority
-    )
     place = paths.config_file()
+    if pair:
+        edit.check_name(place, name)
+        link, found = pairing.pair(name, _bare(url), code, device)
+        link = replace(link, api_key_ref=api_key_ref, priority=priority)
+        console.note(f"paired with {fingerprint_of(found.identity)}, as tenant {found.tenant}")
+    else:
+        link = CloudLink(
+            _address(url), name, _whole(ca), _whole(cert), _whole(key), api_key_ref, priority
+        )
     edit.add_link(place, name, _fields(link))
     if json:
         console.as_json({"link": name, **_fields(link), "path": str(place)})
@@ -59,8 +74,18 @@ def add(
     return 0
 
 
+def fingerprint_of(public: bytes) -> str:
+    from outrider.privacy.identity import fingerprint
+
+    return fingerprint(public)
+
+
+def _bare(url: str) -> str:
+    return url.removeprefix("grpcs://").removeprefix("grpc://")
+
+
 def _address(url: str) -> Address:
-    return Address.parse(url.removeprefix("grpcs://").removeprefix("grpc://"), CLOUD_PORT)
+    return Address.parse(_bare(url), CLOUD_PORT)
 
 
 def _whole(path: Path | None) -> Path | None:
@@ -76,6 +101,8 @@ def _fields(link: CloudLink) -> dict[str, object]:
             fields[name] = str(path)
     if link.api_key_ref:
         fields["api_key_ref"] = link.api_key_ref
+    if link.paired:
+        fields["paired"] = link.paired
     if link.priority != 100:
         fields["priority"] = link.priority
     return fields
@@ -94,7 +121,7 @@ def ls(*, json: bool = False) -> int:
         return 0
     rows = [("NAME", "ADDRESS", "TLS", "KEY", "PRIORITY")]
     for link in links:
-        tls = "mutual" if link.cert else "yes" if link.ca else "no"
+        tls = "paired" if link.paired else "mutual" if link.cert else "yes" if link.ca else "no"
         rows.append((link.name, str(link.url), tls, link.api_key_ref or "none", str(link.priority)))
     console.out(console.table(rows) if links else "no links; outrider link add NAME HOST:PORT")
     return 0
@@ -111,6 +138,8 @@ def rm(name: str, *, json: bool = False) -> int:
     from outrider.config import edit
 
     edit.remove_link(paths.config_file(), name)
+    # What a pairing left; the device's own key stays.
+    shutil.rmtree(paths.state_dir() / "links" / name, ignore_errors=True)
     if json:
         console.as_json({"removed": name})
         return 0

@@ -14,7 +14,7 @@ from outrider.models.shelf import models_dir
 
 KNOWN = {
     "runtime": ("*.json", "*.events", ".*.json.*"),
-    "state": ("log", "journals", "device.json", "links.json"),
+    "state": ("log", "journals", "device.json", "links.json", "keys", "vault", "links", "cloud"),
     "cache": ("onnx", "kv", "blobs", "digests", "gguf", "inflated", "stages", "*.onnx"),
     "models": ("names", "hub", "used", "fits", "models.lock"),
 }
@@ -68,7 +68,11 @@ def size(place: Path) -> int:
 
 
 def remove(found: list[Piece]) -> None:
-    """Links go, what they lead to stays. Folders that this leaves empty go too."""
+    """Links go, what they lead to stays. Folders that this leaves empty go too.
+
+    The keys of what is sealed go first, so that copies of it elsewhere can not be read either.
+    """
+    _forget()
     for piece in found:
         if piece.path.is_symlink() or piece.path.is_file():
             piece.path.unlink(missing_ok=True)
@@ -77,6 +81,20 @@ def remove(found: list[Piece]) -> None:
     for folder in _emptied():
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
+
+
+def _forget() -> None:
+    """Secrets in the keyring are no file that could be found and removed."""
+    try:
+        from outrider.privacy import keys, vault
+        from outrider.privacy.journal_seal import FLOOR
+    except ModuleNotFoundError:
+        # Without the library there is nothing that it could have written.
+        return
+    secrets = keys.here()
+    vault.erase(vault.place(), secrets)
+    for name in (FLOOR, "device", "verifier", "authority"):
+        secrets.remove(name)
 
 
 def _emptied() -> Iterator[Path]:

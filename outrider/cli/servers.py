@@ -56,6 +56,7 @@ def cloud(
     tls_cert: Path | None = None,
     tls_key: Path | None = None,
     client_ca: Path | None = None,
+    paired: bool = False,
     api_keys: Path | None = None,
     channel: Literal["auto", "required"] = CLOUD.channel,
     channel_identity: Path | None = None,
@@ -98,7 +99,9 @@ def cloud(
         tls_cert: The server's certificate (PEM).
         tls_key: Its key.
         client_ca: Devices must show a certificate of this authority.
-        api_keys: File of NAME KEY lines; devices must send one of the keys.
+        paired: Only devices that were paired may call (outrider link invite); certificates are
+            made and renewed by the cloud itself.
+        api_keys: File of tenants' keys (outrider tenants add); devices must send one of them.
         channel: required refuses sessions that are not sealed inside TLS.
         channel_identity: The cloud's own key (Ed25519, PEM), which devices pin.
         channel_devices: File of NAME HEX lines: public keys of devices that may seal sessions.
@@ -135,6 +138,7 @@ def cloud(
         tls_cert=tls_cert,
         tls_key=tls_key,
         client_ca=client_ca,
+        paired=paired,
         api_keys=api_keys,
         channel=channel,
         channel_identity=channel_identity,

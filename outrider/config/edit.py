@@ -123,6 +123,13 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,40}")
 
 def add_link(path: Path, name: str, fields: Mapping[str, object]) -> None:
     """Write `[link.NAME]`. Raises ConfigError: a name that is none, or is taken."""
+    check_name(path, name)
+    body = "\n".join(f"{key} = {toml(plain(value))}" for key, value in fields.items())
+    _write(path, f"{_text(path).rstrip()}\n\n[link.{name}]\n{body}\n")
+
+
+def check_name(path: Path, name: str) -> None:
+    """Raises ConfigError for a name that is none, or is taken."""
     if not NAME.fullmatch(name):
         raise ConfigError(
             f"{name!r} can not name a link", effect="nothing was written", todo="letters and digits"
@@ -134,8 +141,6 @@ def add_link(path: Path, name: str, fields: Mapping[str, object]) -> None:
             effect="nothing was written",
             todo=f"outrider link rm {name}, or choose another name",
         )
-    body = "\n".join(f"{key} = {toml(plain(value))}" for key, value in fields.items())
-    _write(path, f"{text.rstrip()}\n\n[link.{name}]\n{body}\n")
 
 
 def remove_link(path: Path, name: str) -> None:

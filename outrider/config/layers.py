@@ -202,8 +202,14 @@ class Layers:
             raise _traced(error, found, section) from None
 
     def _clouds(self, found: Found) -> dict[str, Any]:
-        """The usual cloud is not looked for where links name others."""
+        """The usual cloud is not looked for where links name others; `--cloud NAME` is a link."""
         links = self.links()
+        said: Any = found.value
+        named = {link.name: link for link in links}
+        chosen = tuple(named[each.host] for each in said if each.host in named)
+        if chosen:
+            rest = tuple(each for each in said if each.host not in named)
+            return {"links": chosen, "clouds": rest}
         return {"links": links, "clouds": () if links and found.origin == DEFAULT else found.value}
 
 

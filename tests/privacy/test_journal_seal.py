@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,7 +29,7 @@ from outrider.privacy.vault import Vault
 from outrider.protocol import events
 from outrider.protocol.sampling import SamplingParams
 from outrider.protocol.stream import Token
-from tests.support import Answered, ask, cloud, edge, expected, run, until
+from tests.support import Answered, answering, ask, cloud, edge, expected, run, until
 
 PROMPT = tuple(b"the canary sang at noon")
 START = 25
@@ -282,7 +281,7 @@ def test_a_daemon_takes_up_a_sealed_request_and_no_finished_one(tmp_path: Path) 
         async with cloud(tmp_path) as c:
             async with edge(c.address, **kept) as e:
                 e.daemon.seals = seals.seals(options)
-                async with contextlib.aclosing(e.daemon.generate(request)) as stream:
+                async with answering(e, request) as stream:
                     async for event in stream:
                         if isinstance(event, Token) and event.position == 20:
                             break
