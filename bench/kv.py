@@ -519,18 +519,23 @@ def rated(judge: Judge, rung: Level, seed: int) -> Iterator[dict[str, object]]:
         }
 
 
+def known(dtype: str) -> Dtype:
+    names: tuple[str, ...] = DTYPES
+    return DTYPES[names.index(dtype)]
+
+
 def measured_speeds(
     passages: Sequence[Passage], dtype: str, tokens: int, rounds: int
 ) -> dict[str, Speed]:
-    known = next(d for d in DTYPES if d == dtype)
-    segment = laid_out(passages, SHAPES[0], tokens, known)
+    segment = laid_out(passages, SHAPES[0], tokens, known(dtype))
     return {rung.name: speed(segment, rung, rounds) for rung in LADDER}
 
 
 def other_dtypes(passages: Sequence[Passage], dtype: str, tokens: int) -> dict[str, float]:
     """The speed of int8 and int4 on what other engines hold."""
     found = {}
-    for other in (d for d in DTYPES if d != dtype):
+    own = known(dtype)
+    for other in (d for d in DTYPES if d != own):
         segment = laid_out(passages, SHAPES[0], tokens, other)
         least = min(speed(segment, level(name), 3).least for name in ("int8", "int4"))
         found[f"codec_over_memcpy_{other}"] = least

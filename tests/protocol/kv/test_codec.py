@@ -52,7 +52,8 @@ def segment(
 
 def floats(found: KvSegment) -> Any:
     """The segment's values in float64."""
-    dtype: Dtype = {str(d): d for d in DTYPES}[found.dtype]
+    names: tuple[str, ...] = DTYPES
+    dtype = DTYPES[names.index(found.dtype)]
     raw = np.frombuffer(found.data, stored_as(dtype)).reshape(found.shape)
     return widen(raw, dtype).astype(np.float64)
 
