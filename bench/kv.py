@@ -534,8 +534,9 @@ def measured_speeds(
 def other_dtypes(passages: Sequence[Passage], dtype: str, tokens: int) -> dict[str, float]:
     """The speed of int8 and int4 on what other engines hold."""
     found = {}
-    own = known(dtype)
-    for other in (d for d in DTYPES if d != own):
+    for other in DTYPES:
+        if other == dtype:
+            continue
         segment = laid_out(passages, SHAPES[0], tokens, other)
         least = min(speed(segment, level(name), 3).least for name in ("int8", "int4"))
         found[f"codec_over_memcpy_{other}"] = least
