@@ -22,7 +22,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from outrider.errors import SealError
 from outrider.privacy.identity import fingerprint
-from outrider.privacy.keys import Keys
+from outrider.privacy.keys import Keys, once
 
 SERVER_DAYS = 7.0
 """A cloud renews its own certificate by itself, at any moment."""
@@ -148,12 +148,8 @@ class Authority:
 
 def authority(keys: Keys, verifier: bytes, now: float) -> Authority:
     """This cloud's, made at first need. Raises SealError."""
-    pem = keys.get("authority")
-    if pem is not None:
-        return Authority.from_pem(pem)
-    made = Authority.make(verifier, now)
-    keys.put("authority", made.secret_pem())
-    return made
+    made = once(keys, "authority", lambda: Authority.make(verifier, now).secret_pem())
+    return Authority.from_pem(made)
 
 
 # --- a device's request ------------------------------------------------------------------------

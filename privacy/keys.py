@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import base64
 import binascii
+import fcntl
 import os
 import re
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -223,12 +225,34 @@ def here() -> Keys:
 
 def identity(keys: Keys, role: Role) -> Identity:
     """Who this machine is in a role; made at first need. Raises SealError."""
-    pem = keys.get(role)
-    if pem is not None:
-        return Identity.from_pem(pem)
-    made = Identity.generate()
-    keys.put(role, made.pem())
-    return made
+    return Identity.from_pem(once(keys, role, lambda: Identity.generate().pem()))
+
+
+def once(keys: Keys, name: str, make: Callable[[], bytes]) -> bytes:
+    """A secret that is made at first need, by one process where several begin at once. Raises
+    SealError."""
+    found = keys.get(name)
+    if found is not None:
+        return found
+    with _alone():
+        found = keys.get(name)
+        if found is None:
+            found = make()
+            keys.put(name, found)
+    return found
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    place = folder()
+    try:
+        place.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = (place / ".lock").open("w")
+    except OSError as error:
+        raise _unusable(place, error.strerror or "the system refused it") from None
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _checked(name: str) -> str:

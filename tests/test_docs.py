@@ -45,7 +45,7 @@ def test_every_exit_code_is_explained() -> None:
 
 
 def test_every_variable_is_named() -> None:
-    folders = ("outrider", "edge", "cloud", "protocol")
+    folders = ("outrider", "edge", "cloud", "privacy", "protocol")
     sources = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
     used = {
         name

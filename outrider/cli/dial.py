@@ -26,6 +26,7 @@ from outrider.protocol.messages import VERSION, ModelDescription
 CALLS = 5
 SOON_DAYS = 14.0
 """A certificate with less to live is worth a word."""
+PAIRED_SOON_DAYS = 3.0
 AHEAD_S = 60.0
 """By so much a cloud's clock may be ahead before it is told."""
 DAY_S = 86400.0
@@ -251,16 +252,18 @@ def _told(model: ModelDescription) -> dict[str, Any]:
 def _warnings(
     link: CloudLink, certificate: Certificate | None, models: tuple[ModelDescription, ...]
 ) -> list[str]:
-    found = [] if certificate is None else _soon("the cloud's certificate", certificate)
+    # Paired ones are renewed by themselves.
+    soon = SOON_DAYS if not link.paired else PAIRED_SOON_DAYS
+    found = [] if certificate is None else _soon("the cloud's certificate", certificate, soon)
     if link.cert is not None:
-        found += _soon("this device's certificate", own_certificate(link.cert))
+        found += _soon("this device's certificate", own_certificate(link.cert), soon)
     now = datetime.now(UTC).timestamp()
     if ahead := [m.created - now for m in models if m.created - now > AHEAD_S]:
         found.append(f"the cloud's clock is at least {max(ahead):.0f} s ahead of this machine's")
     return found
 
 
-def _soon(whose: str, certificate: Certificate) -> list[str]:
-    if certificate.days_left > SOON_DAYS:
+def _soon(whose: str, certificate: Certificate, days: float) -> list[str]:
+    if certificate.days_left > days:
         return []
     return [f"{whose} ends on {certificate.until}, in {certificate.days_left:.0f} days"]

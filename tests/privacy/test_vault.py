@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -214,8 +215,12 @@ def test_names_of_secrets_lead_nowhere_else(tmp_path: Path, name: str) -> None:
         FileKeys(tmp_path).get(name)
 
 
-def test_an_identity_is_made_once(tmp_path: Path) -> None:
+def test_an_identity_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OUTRIDER_STATE", str(tmp_path))
     secrets = FileKeys(tmp_path)
+    with ThreadPoolExecutor(4) as threads:
+        made = list(threads.map(lambda _: keys.identity(secrets, "device").public, range(8)))
+    assert len(set(made)) == 1, "those that begin at once agree"
     first = keys.identity(secrets, "device")
     assert keys.identity(secrets, "device").public == first.public
     assert keys.identity(secrets, "verifier").public != first.public
@@ -250,7 +255,10 @@ class Ring:
             raise RuntimeError("a secret is in this text")
 
 
-def test_a_keyring_keeps_bytes_and_its_failures_are_typed(place: Path) -> None:
+def test_a_keyring_keeps_bytes_and_its_failures_are_typed(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OUTRIDER_STATE", str(place.parent))
     ring = Ring()
     secrets: Keys = RingKeys(ring)
     made = vault.make(place, secrets)
