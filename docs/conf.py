@@ -22,6 +22,7 @@ include_patterns = [
     "CONTRIBUTING.md",
     "SECURITY.md",
     "THIRD_PARTY.md",
+    "privacy/THREATS.md",
     "protocol/SPEC.md",
     "outrider/bundled/README.md",
 ]
@@ -32,7 +33,18 @@ suppress_warnings = ["misc.highlighting_failure"]
 
 CONTENTS = {
     "Begin": ("quickstart", "tutorial", "concepts", "recipes", "when-not", "benchmarks"),
-    "Use": ("cli", "config", "api", "models", "top", "privacy", "constraints", "power"),
+    "Use": (
+        "cli",
+        "config",
+        "api",
+        "models",
+        "top",
+        "privacy",
+        "keys",
+        "kv",
+        "constraints",
+        "power",
+    ),
     "Split": ("partitioner", "placement", "profiles", "stages", "offload", "simulator"),
     "Reference": (
         "reference/sdk",
@@ -50,6 +62,7 @@ CONTENTS = {
         "../CHANGELOG",
         "../CONTRIBUTING",
         "../SECURITY",
+        "../privacy/THREATS",
         "../THIRD_PARTY",
         "../outrider/bundled/README",
     ),

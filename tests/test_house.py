@@ -132,7 +132,11 @@ def normal(requirement: str) -> str:
 def declared() -> set[str]:
     """Distributions that an installation for users can bring."""
     table = project()
-    extras = {k: v for k, v in table["optional-dependencies"].items() if k not in ("clients", "dev", "docs")}
+    extras = {
+        k: v
+        for k, v in table["optional-dependencies"].items()
+        if k not in ("clients", "dev", "docs")
+    }
     lines = [*table["dependencies"], *(line for extra in extras.values() for line in extra)]
     return {normal(line) for line in lines}
 

@@ -285,19 +285,21 @@ def _open_bytes() -> bytes:
 
 
 def test_what_can_not_be_sealed_is_not_started(tmp_path: Path, paired: Paired) -> None:
-    for bad in (
+    edges: tuple[dict[str, Any], ...] = (
         {"channel": "on"},
         {"channel_pin": paired.verifier.public.hex()},
         {"channel": "on", "channel_identity": tmp_path / "device.pem"},
         {"channel_router_key": tmp_path / "devices"},
-    ):
+    )
+    for bad in edges:
         with pytest.raises(ConfigError):
             EdgeOptions(**bad)
-    for bad in (
+    clouds: tuple[dict[str, Any], ...] = (
         {"channel": "required"},
         {"channel_identity": tmp_path / "verifier.pem"},
         {"channel_devices": tmp_path / "devices"},
-    ):
+    )
+    for bad in clouds:
         with pytest.raises(ConfigError):
             CloudOptions(**bad)
     for pin in ("ab" * 31, str(tmp_path / "none"), str(tmp_path / "devices")):
