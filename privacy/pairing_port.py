@@ -53,6 +53,8 @@ class Port:
     invitation: Invitation = field(init=False)
     done: asyncio.Future[Paired] = field(init=False)
     """The device; or why there will be none."""
+    port: int = 0
+    """Where it waits, once it does."""
     _tls: bytes = b""
 
     async def serve(self, listen: Address, stack: AsyncExitStack) -> str:
@@ -69,6 +71,7 @@ class Port:
         address = transport.bind(server, listen, tls, "invitation")
         await server.start()
         stack.push_async_callback(server.stop, 1.0)
+        self.port = Address.parse(address, 0).port
         self.invitation = Invitation(self.clock())
         self.tell(self.invitation.code)
         return address

@@ -33,8 +33,10 @@ def invite(
     tenant: str = "home",
     json: bool = False,
 ) -> int:
-    """Let one device pair with the cloud of this machine: shows a code of eight digits, good for
-    two minutes and one attempt. The cloud itself runs with --paired.
+    """Let one device pair with the cloud of this machine.
+
+    Shows a code of eight digits, good for two minutes and one attempt; a wrong one makes the next,
+    three times. The cloud itself runs with the flag --paired, before or after.
 
     Args:
         listen: HOST:PORT at which the device pairs; by default the cloud's host, port 11715.
@@ -75,7 +77,7 @@ async def _invite(listen: Address, told: str, tenant: str, *, json: bool) -> Pai
 
     def tell(code: str | None) -> None:
         if code is not None:
-            _show(listen, code, json=json)
+            _show(Address(listen.host, port.port), code, json=json)
 
     port = Port(guests.identity, guests.authority.pem, told, issue, time.monotonic, tell, _now())
     async with AsyncExitStack() as stack:

@@ -49,7 +49,7 @@ def ls(*, file: Path | None = None, json: bool = False) -> int:
     from outrider.cloud.tenants import Tenants
 
     path = file or place()
-    found = Tenants.read(path) if path.exists() else Tenants()
+    found = Tenants.again(path) if path.exists() else Tenants()
     kept = [(name, "in the clear") for _, name in found.digests]
     kept += [(line.name, "hashed") for line in found.hashed.values()]
     if json:

@@ -53,7 +53,12 @@ ASKS = {"ps", "stop", "status", "models", "run", "chat", "power", "doctor"}
 
 @pytest.mark.parametrize("verb", sorted(entry.VERBS))
 def test_every_verb_keeps_the_conventions(say: Say, verb: str) -> None:
-    subs = {"config": ("show", "reload"), "link": ("test",)}.get(verb, ("",))
+    subs = {
+        "config": ("show", "reload"),
+        "link": ("test", "invite"),
+        "tenants": ("add", "ls", "revoke"),
+        "vault": ("init", "status", "rotate", "erase"),
+    }.get(verb, ("",))
     for sub in subs:
         code, out, _ = say(*filter(None, (verb, sub, "--help")))
         assert code == 0

@@ -280,7 +280,7 @@ def test_a_keyring_keeps_bytes_and_its_failures_are_typed(
 
 def test_where_they_lie_can_be_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OUTRIDER_STATE", str(tmp_path))
-    monkeypatch.setattr(RingKeys, "found", classmethod(lambda cls: cls(Ring())))
+    monkeypatch.setattr(RingKeys, "found", staticmethod(lambda: RingKeys(Ring())))
     assert keys.here().kind == "keyring"
     monkeypatch.setenv("OUTRIDER_KEYS", "file")
     found = keys.here()
@@ -288,7 +288,7 @@ def test_where_they_lie_can_be_said(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("OUTRIDER_KEYS", "pocket")
     with pytest.raises(SealError, match="pocket"):
         keys.here()
-    monkeypatch.setattr(RingKeys, "found", classmethod(lambda cls: None))
+    monkeypatch.setattr(RingKeys, "found", staticmethod(lambda: None))
     monkeypatch.setenv("OUTRIDER_KEYS", "keyring")
     with pytest.raises(SealError, match="no keyring here"):
         keys.here()
