@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from outrider.engine import Engine, EngineInfo, EngineStatistics, Picked, Span
-from outrider.errors import ModelChanged
+from outrider.errors import EngineFailed, ModelChanged
 from outrider.protocol.sampling import Sampling
 from outrider.worker import AsyncEngine, EngineThread
 
@@ -118,9 +118,16 @@ class Kept(Generic[E]):
 
     async def statistics(self) -> EngineStatistics:
         """Of the last life while it is away."""
-        if self._engine is None and self._last is not None:
+        engine = self._engine
+        if engine is None and self._last is not None:
             return self._last
-        return await self._there().statistics()
+        try:
+            return await self._there().statistics()
+        except EngineFailed:
+            # It may have been put away while it was asked.
+            if self._engine is engine or self._last is None:
+                raise
+            return self._last
 
     async def shutdown(self) -> None:
         """For good."""
