@@ -21,6 +21,7 @@ from outrider.errors import (
     AccessDenied,
     CloudUnreachable,
     ConfigError,
+    LinkLost,
     NotFound,
     OutriderError,
     PeerUntrusted,
@@ -43,6 +44,7 @@ from tests.support import (
     edge,
     expected,
     run,
+    until,
 )
 
 REQUEST = ask(max_tokens=120)
@@ -206,7 +208,8 @@ def test_a_revoked_device_is_refused_and_what_it_runs_ends(tmp_path: Path) -> No
     async def main() -> None:
         async with pair(tmp_path) as (c, e, link):
             found = Answered()
-            with pytest.raises(AccessDenied, match="not paired"):
+            # gRPC forgets the reason when the edge was writing in that very moment.
+            with pytest.raises((AccessDenied, LinkLost)):
                 async with answering(e, replace(REQUEST, max_tokens=3000)) as stream:
                     await started(stream, found, 10)
                     devices().revoke("laptop", now())
@@ -215,6 +218,7 @@ def test_a_revoked_device_is_refused_and_what_it_runs_ends(tmp_path: Path) -> No
             whole = expected(REQUEST)
             assert len(found.ids()) > 10 and found.ids()[: len(whole)] == whole[: len(found.ids())]
             assert not c.verifier.sessions
+            await until(lambda: bool(e.daemon.link.usable()), "the cloud may be tried again")
             with pytest.raises(OutriderError) as refused:
                 await e.answer(REQUEST)
             assert "not paired with the cloud any more" in refused.value.what
