@@ -93,7 +93,7 @@ class Scheduler:
     # --- waiting ---------------------------------------------------------------------------
 
     def _deadline(self, choice: Choice, ready: Sequence[Choice]) -> float:
-        """When the choice runs without a hint; 0 for now."""
+        """When the choice runs without a hint; 0 is at once."""
         if choice.prefilling or choice.passed_over or not choice.committed:
             return 0.0
         if choice.window.live(len(choice.committed)) or not choice.window.received:
